@@ -1,0 +1,26 @@
+/* What the Router runs on: a store of resources and a way into sandboxes, made by k8s/ or
+ * by local/. The Router knows this header, never what is behind it. */
+#pragma once
+
+#include "backend/access.h"
+#include "backend/store.h"
+
+/* Where a running sandbox's agenttier-runtime listens. */
+struct runtime_address {
+    char unix_path[104]; /* non-empty: a UNIX socket on this machine */
+    char host[64];       /* else an IP address ... */
+    uint16_t port;       /* ... and its TCP port */
+    char token[64];      /* bearer token, "" = none */
+};
+
+struct backend {
+    const char *name; /* "local", "kubernetes" */
+    struct store *store;
+    struct access *access;
+    /* The greatest cpu/memory a sandbox may ask for, as quantities, or NULL: the built-in
+     * default policy (contract/tutorial.md row 10: "maxCpu of the host"). */
+    char default_max_cpu[32];
+    char default_max_memory[32];
+    /* Stops threads and frees everything; sandboxes go on running. */
+    void (*close)(struct backend *);
+};

@@ -1,0 +1,33 @@
+/* Durations, timestamps and Kubernetes quantities: parse, print canonically, compare.
+ * Pure functions. (http-api.md 1.8, crds.md 2) */
+#pragma once
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <time.h>
+
+/* Go duration grammar: "1h30m", "1.5h", "300ms", "0", sign allowed. Nanoseconds. */
+bool duration_parse(const char *text, int64_t *ns);
+#define DURATION_TEXT_MAX 32
+/* Canonical: "1h30m0s", "45s", "1.5s", "300ms", "0s". */
+void duration_format(int64_t ns, char out[DURATION_TEXT_MAX]);
+
+#define RFC3339_MAX 40
+void rfc3339_format(time_t seconds, char out[RFC3339_MAX]);      /* 2026-07-21T04:16:07Z */
+void rfc3339_format_nanos(struct timespec t, char out[RFC3339_MAX]); /* ...07.512903441Z */
+bool rfc3339_parse(const char *text, time_t *seconds);           /* fraction dropped; offset honoured */
+
+/* A Kubernetes quantity, exact: value = nano / 10^9. */
+struct quantity {
+    __int128 nano;
+    bool binary; /* printed with Ki, Mi, ... */
+};
+bool quantity_parse(const char *text, struct quantity *out); /* false: bad grammar or out of range */
+int quantity_compare(struct quantity a, struct quantity b);
+#define QUANTITY_TEXT_MAX 48
+void quantity_format(struct quantity q, char out[QUANTITY_TEXT_MAX]); /* "500m", "2", "1536Mi" */
+/* Rounded up to whole units (bytes, cores); saturates at INT64_MAX. */
+int64_t quantity_ceil(struct quantity q);
+
+int64_t monotonic_ms(void);

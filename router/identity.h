@@ -1,0 +1,28 @@
+/* Who is calling (http-api.md 3.1) and what they may do to a sandbox (3.5, 3.8). */
+#pragma once
+
+#include "backend/store.h"
+#include "router/route.h"
+
+#include <jansson.h>
+#include <stdbool.h>
+
+struct identity {
+    char *sub;   /* never NULL for an authenticated caller; owned, as all */
+    char *email; /* "" when unknown */
+    char *name;  /* "" when unknown */
+    json_t *groups; /* array of strings; NULL = none */
+    bool is_admin;
+    /* sandbox-scoped keys */
+    char *sandbox_id; /* NULL = not scoped */
+    char *sandbox_uid; /* NULL = record predates binding to the UID */
+    unsigned action_groups; /* bit per enum action_group */
+};
+void identity_free(struct identity *);
+
+enum access_level { ACCESS_LEVEL_NONE, ACCESS_LEVEL_VIEWER, ACCESS_LEVEL_COLLABORATOR, ACCESS_LEVEL_OWNER };
+/* The caller's level on a sandbox: owner by spec.createdBy.sub or admin, else by spec.sharing. Pure. */
+enum access_level identity_access(const struct identity *id, const json_t *sandbox);
+/* Whether a scoped key may use a route on {id} (true for identities that are not scoped). */
+bool identity_scope_allows(const struct identity *id, const struct route *route, const char *sandbox_id,
+                           struct error *err);

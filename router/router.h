@@ -1,0 +1,19 @@
+/* What all requests share: configuration, the backend, counters. Made once by main,
+ * read-only for handlers except where a member says otherwise. */
+#pragma once
+
+#include "backend/backend.h"
+#include "router/config.h"
+
+struct metrics;
+struct key_cache;
+struct rate_limiter;
+
+struct router {
+    const struct config *config;
+    struct backend *backend;
+    struct metrics *metrics;
+    struct key_cache *keys;
+    struct rate_limiter *rate_limiter; /* NULL = off */
+    _Atomic bool draining;             /* SIGTERM seen: new requests are refused */
+};

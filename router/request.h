@@ -34,6 +34,7 @@ struct request {
     const struct route *route;
     struct backend *backend;
     uv_loop_t *uv;
+    struct upstream_pool *upstreams; /* this loop's idle preview connections: router/upstream.h */
 
     const char *method;
     struct slice target; /* raw request target */

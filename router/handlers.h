@@ -1,0 +1,59 @@
+/* The handlers that the route table names, by file. Each answers its request exactly once,
+ * as router/request.h says. */
+#pragma once
+
+#include "router/request.h"
+
+/* health.c */
+void health_live(struct request *r);  /* /healthz */
+void health_ready(struct request *r); /* /readyz */
+void health_get(struct request *r);   /* /health, /api/v1/health */
+void metrics_get(struct request *r);
+void openapi_get(struct request *r);
+
+/* sandboxes.c */
+void sandboxes_list(struct request *r);
+void sandboxes_create(struct request *r);
+void sandbox_get(struct request *r);
+void sandbox_patch(struct request *r);
+void sandbox_delete(struct request *r);
+/* lifecycle.c */
+void sandbox_stop(struct request *r);
+void sandbox_resume(struct request *r);
+
+/* exec.c */
+void exec_create(struct request *r);
+void exec_get(struct request *r);
+void exec_delete(struct request *r);
+
+/* files.c */
+void files_list(struct request *r);
+void files_read(struct request *r);
+void files_write(struct request *r);
+void files_remove(struct request *r);
+void files_stat(struct request *r);
+void files_mkdir(struct request *r);
+/* archive.c */
+void archive_read(struct request *r);
+void archive_write(struct request *r);
+
+/* ports.c */
+void ports_list(struct request *r);
+void ports_create(struct request *r);
+void ports_delete(struct request *r);
+/* preview.c */
+bool preview_precheck(struct request *r, struct error *err);
+void preview_proxy(struct request *r);
+
+/* templates_api.c */
+void templates_list(struct request *r);
+void templates_create(struct request *r);
+void template_get(struct request *r);
+void template_put(struct request *r);
+void template_delete(struct request *r);
+
+/* user.c */
+void user_me(struct request *r);
+void keys_list(struct request *r);
+void keys_create(struct request *r);
+void keys_delete(struct request *r);

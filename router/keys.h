@@ -1,0 +1,35 @@
+/* API keys: their records in the store, and the table of hashes that authentication reads.
+ * (http-api.md 3.3, 2.16) */
+#pragma once
+
+#include "backend/store.h"
+#include "common/bytes.h"
+#include "common/secret.h"
+#include "router/identity.h"
+
+/* All keys of the store by hash, kept current by a watch: a revocation is effective as soon
+ * as the store has it. Thread-safe. */
+struct key_cache;
+struct key_cache *key_cache_new(struct store *store, const char *install_namespace);
+void key_cache_free(struct key_cache *);
+
+enum key_result { KEY_OK, KEY_UNKNOWN, KEY_EXPIRED };
+/* From memory, never blocks; compares in constant time, checks expiry at every call.
+ * KEY_OK fills `out` (free with identity_free). */
+enum key_result key_cache_lookup(struct key_cache *, struct slice key, struct identity *out);
+
+struct key_request {
+    const char *user_id, *email, *name; /* name: the label, may be "" */
+    json_t *groups;                     /* only for keys made by create-key; may be NULL */
+    bool admin;                         /* only for keys made by create-key --admin */
+    const char *sandbox_id, *sandbox_namespace, *sandbox_uid; /* NULL = user-level key */
+    unsigned action_groups;
+    int64_t expires_in_ns; /* 0 = never */
+};
+/* Makes a key and stores its record (hash only). `key_text` gets the only copy; `record`
+ * (may be NULL) a new reference to the public object of http-api.md 2.16. Blocks. */
+bool key_create(struct store *store, const char *install_namespace, const struct key_request *request,
+                char key_text[API_KEY_LEN + 1], json_t **record, struct error *err);
+
+/* `agenttier-router create-key ...`: returns the process's exit status. */
+int key_command_main(int argc, char **argv);

@@ -7,7 +7,12 @@
 #include <jansson.h>
 #include <stdbool.h>
 
+/* How the caller proved who they are. The preview proxy takes away what was used: it is our
+ * credential, not the application's (lessons I22, I27). */
+enum auth_method { AUTH_BY_NONE, AUTH_BY_API_KEY_HEADER, AUTH_BY_BEARER, AUTH_BY_DEV };
+
 struct identity {
+    enum auth_method auth_method;
     char *sub;   /* never NULL for an authenticated caller; owned, as all */
     char *email; /* "" when unknown */
     char *name;  /* "" when unknown */

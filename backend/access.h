@@ -48,6 +48,9 @@ enum access_op {
  *   outputLimit bytes kept of each stream; the rest is read and dropped
  *   keep        bool: the command survives the end of this stream, and its outcome can be
  *               asked for by id for 10 minutes after its end
+ *   stdin       bool: input follows by access_write, ended by access_finish; else it is /dev/null
+ *   attach      bool: start nothing; attach to the kept exec `id` (no command then), from its
+ *               first byte of output; 404 exec_not_found
  *   digest      string: with keep, a second exec of the same id and digest attaches to the
  *               first one (from its first byte) instead of starting another; another
  *               digest is 409 exec_id_reused
@@ -70,6 +73,8 @@ struct access_head {
 
 struct access_events {
     void (*on_head)(void *ctx, const struct access_head *head);
+    /* ACCESS_EXEC: the command was started, or attached to. May be NULL. */
+    void (*on_started)(void *ctx);
     /* Never more than 64 KiB at once. May be followed by more until access_pause(). */
     void (*on_data)(void *ctx, int channel, const char *data, size_t len);
     /* access_write() took less than it was given; now there is room. */

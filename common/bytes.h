@@ -42,6 +42,10 @@ bool buffer_append(struct buffer *b, const void *p, size_t n); /* false: the lim
 bool buffer_append_str(struct buffer *b, const char *s);
 bool buffer_append_char(struct buffer *b, char c);
 bool buffer_printf(struct buffer *b, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
+/* Room for n more bytes at the end, to be written by the caller and then added by
+ * buffer_commit(b, at most n). NULL: the limit would be passed. */
+char *buffer_reserve(struct buffer *b, size_t n);
+void buffer_commit(struct buffer *b, size_t n);
 void buffer_consume(struct buffer *b, size_t n);           /* drops n bytes from the front */
 const char *buffer_cstr(struct buffer *b);                 /* NUL-terminated view */
 char *buffer_steal(struct buffer *b, size_t *len);         /* caller frees; b is empty after */

@@ -30,16 +30,18 @@ struct http1_head {
     struct http1_header headers[HTTP1_MAX_HEADERS];
     size_t header_count;
     enum http1_framing framing;
-    uint64_t content_length;
-    bool keep_alive;
-    bool upgrade; /* Connection: upgrade was sent */
+    uint64_t content_length; /* as sent, also when no body follows (HEAD, 304); 0 when not sent */
+    bool keep_alive;         /* version and Connection allow another message after this one */
+    bool upgrade;            /* Connection: upgrade was sent */
 };
 
 /* Return the head's length in bytes when it is complete (> 0), 0 when more bytes are
  * needed, -1 when it is malformed or above HTTP1_MAX_HEAD (err says why). Refused: bare LF,
  * obs-fold, space before the colon, characters outside RFC 9110 tokens in names, controls
  * in values, two Content-Length or Transfer-Encoding, both together, any transfer coding
- * but one "chunked". */
+ * but one "chunked", a transfer coding in HTTP/1.0, two Host, targets other than "/..." and
+ * "*". Requests: 400 bad_request, 431 header_too_large, 505 version_not_supported.
+ * Answers: 502 bad_answer. */
 ssize_t http1_parse_request(struct slice bytes, struct http1_head *head, struct error *err);
 /* `request_method` decides whether a body follows (HEAD). 1xx heads are returned as they are. */
 ssize_t http1_parse_response(struct slice bytes, const char *request_method, struct http1_head *head,
@@ -57,6 +59,9 @@ struct http1_chunked {
     uint64_t left;
     size_t line; /* bytes of the current size line or trailers, bounded */
 };
+#define HTTP1_MAX_CHUNK_LINE (4 * 1024) /* a size and its extensions, which are ignored */
+#define HTTP1_MAX_TRAILERS   (16 * 1024) /* trailers are checked for their end only, and dropped */
 /* Takes some of `in` (*consumed says how much) and gives a view of body bytes in `out`
- * (may be empty). Returns 1 when the body has ended, 0 to go on, -1 when malformed. */
+ * (may be empty). Returns 1 when the body has ended, 0 to go on (with what is left of `in`,
+ * then with more), -1 when malformed. Nothing after the end is consumed. */
 int http1_chunked_decode(struct http1_chunked *d, struct slice in, size_t *consumed, struct slice *out);

@@ -5,24 +5,32 @@
 #include "common/log.h"
 
 #include <stdbool.h>
+#include <stdio.h>
 
 struct config {
-    const char *listen_addr;       /* --listen-addr, default ":8080" */
-    const char *backend;           /* --backend: "local" or "kubernetes" */
-    const char *state_dir;         /* --state-dir, local backend */
-    const char *runtime_path;      /* --runtime: agenttier-runtime; default beside this program */
+    const char *listen_addr;  /* --listen-addr, default ":8080" */
+    const char *backend;      /* --backend: "local" or "kubernetes" */
+    const char *state_dir;    /* --state-dir, local backend */
+    const char *runtime_path; /* --runtime: agenttier-runtime; default beside this program */
     const char *oidc_issuer, *oidc_client_id, *admin_group, *group_claim;
     const char *preview_domain, *ingress_class_name;
     const char *namespace;         /* install namespace */
     const char *sandbox_namespace; /* default "default" */
     const char *kubeconfig;
     const char *cors_allowed_origins;
-    const char *trusted_proxies;   /* --trusted-proxies: CIDRs whose X-Forwarded-* are believed */
-    const char *max_cpu, *max_memory; /* --max-cpu, --max-memory: default caps, quantities; empty = the host's */
+    const char *trusted_proxies; /* --trusted-proxies: CIDRs whose X-Forwarded-* are believed */
+    const char *max_cpu,
+        *max_memory; /* --max-cpu, --max-memory: default caps, quantities; empty = the host's */
     double ratelimit_per_ip, ratelimit_per_user;
     bool ratelimit_trust_forwarded;
     bool dev_auth;
-    int threads;                   /* --threads: event loops, default = cores */
+    int threads; /* --threads: event loops, default = cores */
     enum log_level log_level;
     enum log_format log_format;
 };
+
+enum config_result { CONFIG_SERVE, CONFIG_HELP, CONFIG_VERSION, CONFIG_ERROR };
+/* Fills in `c` from flags over environment over defaults; its strings point into argv,
+ * the environment or constants. CONFIG_ERROR: err says what to change; the exit status is 2. */
+enum config_result config_parse(int argc, char **argv, struct config *c, struct error *err);
+void config_print_help(FILE *out);

@@ -13,14 +13,14 @@ enum auth_method { AUTH_BY_NONE, AUTH_BY_API_KEY_HEADER, AUTH_BY_BEARER, AUTH_BY
 
 struct identity {
     enum auth_method auth_method;
-    char *sub;   /* never NULL for an authenticated caller; owned, as all */
-    char *email; /* "" when unknown */
-    char *name;  /* "" when unknown */
+    char *sub;      /* never NULL for an authenticated caller; owned, as all */
+    char *email;    /* "" when unknown */
+    char *name;     /* "" when unknown */
     json_t *groups; /* array of strings; NULL = none */
     bool is_admin;
     /* sandbox-scoped keys */
-    char *sandbox_id; /* NULL = not scoped */
-    char *sandbox_uid; /* NULL = record predates binding to the UID */
+    char *sandbox_id;       /* NULL = not scoped */
+    char *sandbox_uid;      /* NULL = record predates binding to the UID */
     unsigned action_groups; /* bit per enum action_group */
 };
 void identity_free(struct identity *);

@@ -73,13 +73,15 @@ void request_base_url(struct request *r, struct buffer *out);
  * the loop (stream). Extra headers first. ---- */
 void reply_header(struct request *r, const char *name, const char *value); /* both copied */
 void reply_json(struct request *r, int status, json_t *body);              /* takes the reference */
-void reply_text(struct request *r, int status, const char *content_type, char *data, size_t len); /* takes malloc'ed data */
+void reply_text(struct request *r, int status, const char *content_type, char *data,
+                size_t len); /* takes malloc'ed data */
 /* Bytes that live in an object's view: kept alive by a reference, not copied. */
 void reply_view(struct request *r, int status, struct object *owner, const char *data, size_t len);
 void reply_empty(struct request *r, int status);
 void reply_error(struct request *r, const struct error *err); /* borrowed */
 /* A file's bytes from a descriptor (taken), by sendfile. */
-void reply_fd(struct request *r, int status, const char *content_type, int fd, uint64_t offset, uint64_t length);
+void reply_fd(struct request *r, int status, const char *content_type, int fd, uint64_t offset,
+              uint64_t length);
 
 /* ---- Streams ---- */
 /* Called by a ROUTE_STREAM handler before it returns, unless it answered already. */
@@ -93,4 +95,6 @@ size_t reply_stream_write(struct request *r, const char *data, size_t len);
 void reply_stream_end(struct request *r);
 /* Cuts the connection without the final chunk: the client sees that the body is incomplete. */
 void reply_stream_abort(struct request *r);
+/* The JSON body of an error: {"error", "code", ...}. New reference. */
+json_t *error_body(const struct error *err);
 bool reply_started(const struct request *r);

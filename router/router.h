@@ -5,6 +5,8 @@
 #include "backend/backend.h"
 #include "router/config.h"
 
+#include <stdatomic.h>
+
 struct metrics;
 struct key_cache;
 struct rate_limiter;

@@ -1,0 +1,53 @@
+/* See activity.h. The last write is read from the object itself, so there is nothing to
+ * keep; two requests in the same moment at worst write twice. */
+#include "router/activity.h"
+
+#include "common/log.h"
+#include "common/units.h"
+
+struct touch {
+    uv_work_t work;
+    struct store *store;
+    struct object *sandbox;
+};
+
+static void write_timestamp(uv_work_t *work) {
+    struct touch *t = work->data;
+    char now[RFC3339_MAX];
+    rfc3339_format(time(NULL), now);
+    cleanup_error struct error err = {0};
+    cleanup_json json_t *patch = json_pack("{s{ss}}", "status", "lastActivityTimestamp", now);
+    struct store_preconditions same = {.uid = t->sandbox->uid};
+    if (!t->store->ops->patch(t->store, KIND_SANDBOX, STORE_STATUS, t->sandbox->namespace, t->sandbox->name,
+                              patch, &same, NULL, &err) &&
+        err.status != 404)
+        log_warn("activity of a sandbox was not recorded", "sandbox", t->sandbox->name, "error", err.message,
+                 NULL);
+}
+
+static void written(uv_work_t *work, int status) {
+    (void)status;
+    struct touch *t = work->data;
+    object_unref(t->sandbox);
+    free(t);
+}
+
+static int64_t interval_seconds(const json_t *sandbox) {
+    int64_t idle = 0;
+    if (!duration_parse(json_str_at(sandbox, "spec.idleTimeout"), &idle) || idle <= 0) return 60;
+    int64_t quarter = idle / 4 / 1000000000;
+    return quarter > 60 ? 60 : quarter;
+}
+
+void router_touch(struct request *r) {
+    time_t last = 0;
+    const json_t *sandbox = r->sandbox->json;
+    if (rfc3339_parse(json_str_at(sandbox, "status.lastActivityTimestamp"), &last) &&
+        time(NULL) - last < interval_seconds(sandbox))
+        return;
+    struct touch *t = xcalloc(1, sizeof *t);
+    t->store = r->backend->store;
+    t->sandbox = object_ref(r->sandbox);
+    t->work.data = t;
+    uv_queue_work(r->uv, &t->work, write_timestamp, written);
+}

@@ -1,0 +1,149 @@
+/* See auth.h. */
+#include "router/auth.h"
+
+#include "common/text.h"
+#include "router/keys.h"
+#include "router/router.h"
+
+#include <strings.h>
+
+#define MAX_CREDENTIAL (16 * 1024)
+
+static void identify_as_developer(struct identity *id) {
+    id->auth_method = AUTH_BY_DEV;
+    id->sub = xstrdup("dev-user");
+    id->email = xstrdup("dev@agenttier.local");
+    id->name = xstrdup("Dev User");
+    id->groups = json_pack("[s]", "agenttier-admins");
+    id->is_admin = true;
+}
+
+static enum key_result lookup(struct request *r, struct slice key, enum auth_method method) {
+    if (key.len == 0 || key.len > MAX_CREDENTIAL) return KEY_UNKNOWN;
+    enum key_result result = key_cache_lookup(r->router->keys, key, &r->identity);
+    if (result == KEY_OK) r->identity.auth_method = method;
+    return result;
+}
+
+/* "Bearer" in any case, then the token. */
+static bool bearer_token(const char *header, struct slice *token) {
+    if (strncasecmp(header, "Bearer ", 7) != 0) return false;
+    *token = slice_trim(slice_of(header + 7));
+    return true;
+}
+
+bool auth_identify(struct request *r, struct error *err) {
+    const char *api_key = request_header(r, "X-API-Key");
+    const char *authorization = request_header(r, "Authorization");
+    struct slice token = {0};
+    if (r->router->config->dev_auth) {
+        /* W-86: the limits of a scoped key hold in development too. */
+        if (api_key && lookup(r, slice_of(api_key), AUTH_BY_API_KEY_HEADER) == KEY_OK) {
+            if (r->identity.sandbox_id) return true;
+            identity_free(&r->identity);
+        }
+        identify_as_developer(&r->identity);
+        return true;
+    }
+    if (api_key && api_key[0]) {
+        if (lookup(r, slice_of(api_key), AUTH_BY_API_KEY_HEADER) == KEY_OK) return true;
+        error_set(err, 401, "invalid_api_key", "the API key is unknown, revoked or expired");
+        return false;
+    }
+    if (!authorization || !authorization[0]) {
+        error_set(err, 401, "missing_authorization",
+                  "send an API key as X-API-Key or as Authorization: Bearer");
+        return false;
+    }
+    if (!bearer_token(authorization, &token)) {
+        error_set(err, 401, "invalid_authorization_format", "Authorization must be: Bearer TOKEN");
+        return false;
+    }
+    if (lookup(r, token, AUTH_BY_BEARER) == KEY_OK) return true;
+    error_set(err, 401, "invalid_token", "the bearer token is not a valid API key of this server");
+    return false;
+}
+
+bool auth_permits(struct request *r, struct error *err) {
+    if (!identity_scope_allows(&r->identity, r->route, request_param(r, "id"), err)) return false;
+    if (r->route->auth == AUTH_ADMIN && !r->identity.is_admin) {
+        error_set(err, 403, "admin_required", "only administrators may do this");
+        return false;
+    }
+    return true;
+}
+
+/* The best of several sandboxes of one name: ours in the default namespace, ours anywhere,
+ * then the only one. Ambiguity is an error that says how to end it (W-46). */
+static struct object *choose(struct request *r, const struct object_list *found, struct error *err) {
+    struct object *own = NULL;
+    size_t owned = 0;
+    const char *home = r->router->config->sandbox_namespace;
+    for (size_t i = 0; i < found->count; i++) {
+        struct object *o = found->items[i];
+        if (identity_access(&r->identity, o->json) == ACCESS_LEVEL_NONE) continue;
+        if (strcmp(o->namespace, home) == 0) return o;
+        own = o;
+        owned++;
+    }
+    if (owned > 1) {
+        error_set(
+            err, 404, "sandbox_ambiguous",
+            "sandbox %s exists in several namespaces; say which with ?namespace=", request_param(r, "id"));
+        return NULL;
+    }
+    return own;
+}
+
+static struct object *find_sandbox(struct request *r, struct error *err) {
+    const char *id = request_param(r, "id");
+    const char *namespace = request_query(r, "namespace");
+    struct store *store = r->backend->store;
+    /* A preview's query belongs to the application. */
+    if (namespace && namespace[0] && strcmp(r->route->method, "*") != 0)
+        return store->ops->get(store, KIND_SANDBOX, namespace, id);
+    struct object *direct = store->ops->get(store, KIND_SANDBOX, r->router->config->sandbox_namespace, id);
+    if (direct && identity_access(&r->identity, direct->json) != ACCESS_LEVEL_NONE && !r->identity.is_admin)
+        return direct;
+    cleanup_object_list struct object_list found = store->ops->find(store, KIND_SANDBOX, id);
+    if (found.count <= 1 && direct) return direct;
+    object_unref(direct);
+    if (r->identity.is_admin && found.count > 1) {
+        error_set(err, 404, "sandbox_ambiguous",
+                  "sandbox %s exists in several namespaces; say which with ?namespace=", id);
+        return NULL;
+    }
+    struct object *chosen = choose(r, &found, err);
+    return chosen ? object_ref(chosen) : NULL;
+}
+
+static bool may_access(struct request *r, const struct object *sandbox) {
+    enum access_level level = identity_access(&r->identity, sandbox->json);
+    return r->route->auth == AUTH_SANDBOX_READ ? level >= ACCESS_LEVEL_VIEWER : level >= ACCESS_LEVEL_OWNER;
+}
+
+bool auth_find_sandbox(struct request *r, struct error *err) {
+    if (r->route->auth != AUTH_SANDBOX_READ && r->route->auth != AUTH_SANDBOX_OWNER) return true;
+    cleanup_object struct object *sandbox = find_sandbox(r, err);
+    const struct identity *id = &r->identity;
+    bool other_life =
+        sandbox && id->sandbox_id && id->sandbox_uid && strcmp(id->sandbox_uid, sandbox->uid) != 0;
+    if (!sandbox || other_life || !may_access(r, sandbox)) {
+        if (err->status == 0)
+            error_set(err, 404, "sandbox_not_found", "sandbox %s not found", request_param(r, "id"));
+        return false;
+    }
+    if (r->route->phase == PHASE_RUNNING) {
+        const char *phase = json_str_at(sandbox->json, "status.phase");
+        bool deleting = json_at(sandbox->json, "metadata.deletionTimestamp") != NULL;
+        if (strcmp(phase, "Running") != 0 || deleting) {
+            error_set(err, 409, "sandbox_not_running", "sandbox %s is not running (%s)", sandbox->name,
+                      deleting   ? "Deleting"
+                      : phase[0] ? phase
+                                 : "Creating");
+            return false;
+        }
+    }
+    r->sandbox = steal_ptr(sandbox);
+    return true;
+}

@@ -1,0 +1,12 @@
+/* Cross-origin requests (http-api.md 1.10; lessons S33). */
+#pragma once
+
+#include "router/request.h"
+
+#include <microhttpd.h>
+
+/* Answers an OPTIONS request and returns true; other requests, and OPTIONS to a previewed
+ * application that no configured origin asks for, are left alone. */
+bool cors_handle(struct request *r);
+/* The headers for a configured origin; nothing for any other. */
+void cors_add_headers(struct request *r, struct MHD_Response *response);

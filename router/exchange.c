@@ -1,0 +1,370 @@
+/* One request from head to answer, as libmicrohttpd drives it: framing, routing,
+ * authentication and limits come first, in the order of http-api.md 1.3, then the body, then
+ * the handler. */
+#include "router/server.h"
+
+#include "common/log.h"
+#include "common/secret.h"
+#include "common/text.h"
+#include "common/units.h"
+#include "router/auth.h"
+#include "router/cors.h"
+#include "router/metrics.h"
+#include "router/ratelimit.h"
+#include "router/target.h"
+
+#include <ctype.h>
+#include <stdio.h>
+
+/* A refused body up to this size is read and dropped, so that the client reads the answer
+ * instead of a reset; above it the connection is closed after the answer. */
+#define DISCARD_MAX (256ULL << 20)
+/* While we wait for a client's bytes, or for it to take ours, this much must move in each window. */
+#define MIN_RATE_WINDOW_MS 30000
+#define MIN_RATE_BYTES     4096
+#define MAX_PENDING_WORK   256
+
+static _Atomic int pending_work;
+
+void *exchange_new(struct loop *loop, const char *target, struct MHD_Connection *connection) {
+    struct exchange *x = xcalloc(1, sizeof *x);
+    x->loop = loop;
+    x->connection = connection;
+    x->client = connection_of(connection);
+    x->target = xstrdup(target);
+    x->started_ns = uv_hrtime();
+    x->progress_at = monotonic_ms();
+    x->request.exchange = x;
+    x->client->exchange = x;
+    x->client->head_since = x->progress_at;
+    x->next = loop->exchanges;
+    if (x->next) x->next->prev = x;
+    loop->exchanges = x;
+    return x;
+}
+
+void exchange_wake(struct exchange *x) {
+    if (!x->suspended) return;
+    x->suspended = false;
+    MHD_resume_connection(x->connection);
+    x->loop->run_again = true;
+    uv_async_send(&x->loop->wake);
+}
+
+static void suspend(struct exchange *x) {
+    if (x->suspended) return;
+    x->suspended = true;
+    if (x->request.route && x->request.route->kind == ROUTE_STREAM) connection_watch_hangup(x->client);
+    MHD_suspend_connection(x->connection);
+}
+
+static void close_stream(struct exchange *x, bool aborted) {
+    const struct stream_ops *ops = x->request.stream;
+    x->request.stream = NULL;
+    if (ops && ops->on_close) ops->on_close(&x->request, aborted);
+}
+
+void exchange_doom(struct exchange *x) {
+    if (x->doomed) return;
+    x->doomed = true;
+    x->out_aborted = true;
+    if (x->stage != STAGE_WORKER) close_stream(x, true);
+    /* A worker's result is dropped when it comes back (after_work wakes the connection). */
+    if (x->stage != STAGE_WORKER) exchange_wake(x);
+}
+
+bool exchange_too_slow(struct exchange *x, int64_t now) {
+    bool waits_for_body = (x->stage == STAGE_BODY || x->stage == STAGE_DISCARD) && !x->suspended;
+    bool waits_for_reader = x->stage == STAGE_REPLY && !x->suspended;
+    if (!waits_for_body && !waits_for_reader) {
+        x->progress_at = now;
+        x->progress_bytes = 0;
+        return false;
+    }
+    if (now - x->progress_at < MIN_RATE_WINDOW_MS) return false;
+    bool slow = x->progress_bytes < MIN_RATE_BYTES;
+    x->progress_at = now;
+    x->progress_bytes = 0;
+    return slow;
+}
+
+/* ---- The head ---- */
+
+static void set_request_id(struct exchange *x) {
+    const char *given = MHD_lookup_connection_value(x->connection, MHD_HEADER_KIND, "X-Request-ID");
+    size_t n = given ? strlen(given) : 0;
+    bool good = n >= 1 && n <= 128;
+    for (size_t i = 0; good && i < n; i++)
+        good = isalnum((unsigned char)given[i]) || strchr("._-", given[i]);
+    if (good) {
+        memcpy(x->request.request_id, given, n + 1);
+    } else {
+        random_hex(x->request.request_id, 8);
+    }
+}
+
+static bool has_body(const struct exchange *x) {
+    return x->framing.body_length != 0;
+}
+
+static bool unrouted(struct exchange *x, const char *allow, struct error *err) {
+    if (allow[0]) {
+        reply_header(&x->request, "Allow", allow);
+        error_set(err, 405, "method_not_allowed", "%s is not offered here; this path takes %s",
+                  x->request.method, allow);
+    } else {
+        error_set(err, 404, "no_such_route", "no route has this path; /api/v1/openapi.json lists them all");
+    }
+    return false;
+}
+
+static bool find_route(struct exchange *x, struct error *err) {
+    cleanup_buffer struct buffer allow = {0};
+    x->request.route = route_match(x->request.method, x->request.path, &x->request.params, &allow);
+    return x->request.route ? true : unrouted(x, buffer_cstr(&allow), err);
+}
+
+static bool gate(struct exchange *x, struct error *err) {
+    struct request *r = &x->request;
+    struct router *router = r->router;
+    const struct route *route = r->route;
+    bool probe = route->auth == AUTH_PUBLIC;
+    if (!probe && !ratelimit_ip(router->rate_limiter, r->client_ip, err)) return false;
+    if (!probe) {
+        if (!auth_identify(r, err)) return false;
+        if (!ratelimit_user(router->rate_limiter, r->identity.sub, 1, err)) return false;
+        if (!auth_permits(r, err)) return false;
+    }
+    if (atomic_load(&router->draining) && !probe) {
+        error_set(err, 503, "shutting_down", "this server is shutting down; retry on another or in a moment");
+        err->retry_after = 1;
+        return false;
+    }
+    if (route->precheck && !route->precheck(r, err)) return false;
+    return auth_find_sandbox(r, err);
+}
+
+static bool check_length(struct exchange *x, struct error *err) {
+    x->body_limit = x->request.route->body_limit;
+    if (x->body_limit == 0 || x->framing.body_length < 0) return true;
+    if ((uint64_t)x->framing.body_length <= x->body_limit) return true;
+    error_set(err, 413, "body_too_large", "the body has %lld bytes; at most %zu are taken in one call",
+              (long long)x->framing.body_length, x->body_limit);
+    return false;
+}
+
+/* Answers with an error now. What the client still sends is dropped. */
+static void refuse(struct exchange *x, struct error *err) {
+    if (!x->response) reply_error(&x->request, err);
+    error_clear(err);
+    x->stage = STAGE_DISCARD;
+}
+
+static void begin(struct exchange *x, const char *method, const char *version) {
+    struct request *r = &x->request;
+    cleanup_error struct error err = {0};
+    r->router = server_router(x->loop->server);
+    r->backend = r->router->backend;
+    r->uv = &x->loop->uv;
+    r->upstreams = x->loop->upstreams;
+    memcpy(r->client_ip, x->client->client_ip, sizeof r->client_ip);
+    r->method = method;
+    set_request_id(x);
+    x->stage = STAGE_BODY;
+    if (!framing_check(x->connection, version, &x->framing, &err)) {
+        x->close_after = true;
+        refuse(x, &err);
+        return;
+    }
+    r->body_length = x->framing.body_length;
+    r->target = slice_of(x->target);
+    if (!target_parse(r->target, &x->path, &r->query, &err)) {
+        refuse(x, &err);
+        return;
+    }
+    r->path = buffer_slice(&x->path);
+    if (cors_handle(r)) {
+        x->stage = STAGE_DISCARD;
+        return;
+    }
+    if (!find_route(x, &err) || !gate(x, &err) || !check_length(x, &err)) {
+        refuse(x, &err);
+        return;
+    }
+    if (r->route->body == BODY_STREAM) {
+        r->route->handle(r);
+        if (x->response || !r->stream) x->stage = STAGE_DISCARD;
+    }
+}
+
+/* ---- The body ---- */
+
+static enum MHD_Result take_body(struct exchange *x, const char *data, size_t *size) {
+    size_t n = *size;
+    cleanup_error struct error err = {0};
+    if (x->stage == STAGE_BODY && x->body_limit && x->body_seen + n > x->body_limit) {
+        error_set(&err, 413, "body_too_large", "the body is larger than the %zu bytes that one call takes",
+                  x->body_limit);
+        close_stream(x, true);
+        refuse(x, &err);
+    }
+    if (x->stage == STAGE_BODY && x->response) x->stage = STAGE_DISCARD;
+    if (x->stage != STAGE_BODY || x->request.route->body == BODY_NONE) {
+        x->body_seen += n;
+        x->progress_bytes += n;
+        *size = 0;
+        return x->body_seen > DISCARD_MAX ? MHD_NO : MHD_YES;
+    }
+    if (x->request.route->body == BODY_STREAM) {
+        x->body_paused = false;
+        x->in_callback = true;
+        size_t taken = x->request.stream ? x->request.stream->on_body(&x->request, data, n) : n;
+        x->in_callback = false;
+        x->body_seen += taken;
+        x->progress_bytes += taken;
+        *size = n - taken;
+        if (x->doomed) return MHD_NO;
+        if (taken < n && !x->body_paused && !x->response) suspend(x);
+        return MHD_YES;
+    }
+    buffer_append(&x->body, data, n);
+    x->body_seen += n;
+    x->progress_bytes += n;
+    *size = 0;
+    return MHD_YES;
+}
+
+void request_body_resume(struct request *r) {
+    struct exchange *x = r->exchange;
+    if (x->in_callback) {
+        x->body_paused = true; /* resumed before it was suspended: offer again at once */
+    } else if (!x->body_done) {
+        exchange_wake(x);
+    }
+}
+
+static bool parse_body(struct exchange *x, struct error *err) {
+    struct request *r = &x->request;
+    if (r->route->body != BODY_JSON && r->route->body != BODY_JSON_OPTIONAL) return true;
+    if (x->body.len == 0) {
+        if (r->route->body == BODY_JSON_OPTIONAL) return (r->body = json_object()) != NULL;
+        error_set(err, 400, ERR_BAD_REQUEST, "this call needs a JSON object as its body");
+        return false;
+    }
+    r->body = json_parse_object(buffer_slice(&x->body), err);
+    buffer_free(&x->body);
+    return r->body != NULL;
+}
+
+/* ---- The handler ---- */
+
+static void run_work(uv_work_t *work) {
+    struct exchange *x = work->data;
+    x->request.route->handle(&x->request);
+}
+
+static void after_work(uv_work_t *work, int status) {
+    (void)status;
+    struct exchange *x = work->data;
+    atomic_fetch_sub(&pending_work, 1);
+    x->stage = STAGE_WAIT;
+    exchange_wake(x);
+}
+
+static void start_work(struct exchange *x) {
+    if (atomic_fetch_add(&pending_work, 1) >= MAX_PENDING_WORK) {
+        atomic_fetch_sub(&pending_work, 1);
+        cleanup_error struct error err = {0};
+        error_set(&err, 503, "busy", "too many requests wait to be worked on; retry in a second");
+        err.retry_after = 1;
+        reply_error(&x->request, &err);
+        return;
+    }
+    x->stage = STAGE_WORKER;
+    x->work.data = x;
+    uv_queue_work(&x->loop->uv, &x->work, run_work, after_work);
+}
+
+static void body_complete(struct exchange *x) {
+    struct request *r = &x->request;
+    x->body_done = true;
+    if (x->response || x->stage == STAGE_DISCARD) return;
+    if (r->route->body == BODY_STREAM) {
+        x->stage = STAGE_WAIT;
+        if (r->stream && r->stream->on_body_end) r->stream->on_body_end(r);
+        return;
+    }
+    cleanup_error struct error err = {0};
+    if (!parse_body(x, &err)) {
+        reply_error(r, &err);
+    } else if (r->route->kind == ROUTE_UNARY) {
+        start_work(x);
+    } else {
+        x->stage = STAGE_WAIT;
+        r->route->handle(r);
+    }
+}
+
+enum MHD_Result exchange_handle(struct loop *loop, struct MHD_Connection *connection, const char *method,
+                                const char *version, const char *data, size_t *size, void **state) {
+    (void)loop;
+    struct exchange *x = *state;
+    if (!x || x->doomed) return MHD_NO;
+    if (x->stage == STAGE_HEAD) {
+        x->client->head_since = 0;
+        begin(x, method, version);
+        /* libmicrohttpd answers before the body only from this first call, and closes then. */
+        bool at_once =
+            x->framing.expect_continue || x->close_after || x->framing.body_length > (int64_t)DISCARD_MAX;
+        if (x->response && (at_once || !has_body(x))) return reply_queue(x);
+        return MHD_YES;
+    }
+    if (*size > 0) return take_body(x, data, size);
+    if (!x->body_done) body_complete(x);
+    if (x->doomed) return MHD_NO;
+    if (x->response && x->stage != STAGE_REPLY && x->stage != STAGE_WORKER) return reply_queue(x);
+    if (x->stage != STAGE_REPLY) suspend(x);
+    return MHD_YES;
+}
+
+static void log_access(struct exchange *x) {
+    if (!log_enabled(LOG_LEVEL_INFO) || x->status == 0) return;
+    struct request *r = &x->request;
+    bool probe = r->route && r->route->auth == AUTH_PUBLIC && r->route->kind == ROUTE_INLINE;
+    if (probe && x->status < 400 && !log_enabled(LOG_LEVEL_DEBUG)) return;
+    const char *agent = MHD_lookup_connection_value(x->connection, MHD_HEADER_KIND, "User-Agent");
+    cleanup_free char *path = slice_dup(r->path);
+    char took[32];
+    snprintf(took, sizeof took, "%.3f", (double)(uv_hrtime() - x->started_ns) / 1e6);
+    log_info("request", "method", r->method, "path", path, "status", log_int(x->status), "duration_ms", took,
+             "request_id", r->request_id, "remote_addr", r->client_ip, "user_agent", agent ? agent : "",
+             NULL);
+}
+
+void exchange_completed(struct exchange *x, bool ok) {
+    struct request *r = &x->request;
+    close_stream(x, !ok || x->out_aborted);
+    if (r->router && x->status)
+        metrics_count(r->router->metrics, r->route, x->status, uv_hrtime() - x->started_ns);
+    if (r->router) log_access(x);
+    if (x->response) MHD_destroy_response(x->response);
+    if (x->prev)
+        x->prev->next = x->next;
+    else
+        x->loop->exchanges = x->next;
+    if (x->next) x->next->prev = x->prev;
+    x->client->exchange = NULL;
+    object_unref(r->sandbox);
+    identity_free(&r->identity);
+    route_params_free(&r->params);
+    json_decref(r->body);
+    for (size_t i = 0; i < x->query_count; i++)
+        free(x->query_values[i]);
+    free(x->query_values);
+    free(x->out.data);
+    free(x->target);
+    buffer_free(&x->path);
+    buffer_free(&x->body);
+    buffer_free(&x->headers);
+    free(x);
+}

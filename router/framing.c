@@ -1,0 +1,116 @@
+/* See framing.h. */
+#include "router/framing.h"
+
+#include "common/bytes.h"
+#include "common/http1.h"
+
+#include <strings.h>
+
+#define MAX_HEADERS      256
+#define MAX_HEADER_BYTES (48 * 1024)
+
+struct scan {
+    struct framing *out;
+    struct error *err;
+    int hosts, lengths, codings, count;
+    size_t bytes;
+    bool http10;
+    bool bad;
+    uintptr_t line_end; /* where the previous header line's value ends in libmicrohttpd's buffer */
+};
+
+static enum MHD_Result refuse(struct scan *s, int status, const char *code, const char *message) {
+    s->bad = true;
+    error_set(s->err, status, code, "%s", message);
+    return MHD_NO;
+}
+
+/* Before 1.0 libmicrohttpd takes bare LF and obs-fold for granted, and its callbacks do not
+ * show the raw head. But it parses in place: CR and LF are each overwritten by NUL, so
+ * the next line's name starts exactly two bytes after a value that ended with CRLF. Any other
+ * distance within one buffer is a line that did not. */
+static bool line_ended_properly(struct scan *s, const char *key, const char *value, size_t value_len) {
+    bool proper = true;
+#if MHD_VERSION < 0x01000000
+    uintptr_t start = (uintptr_t)key;
+    if (s->line_end != 0 && start > s->line_end && start - s->line_end < MAX_HEADER_BYTES) {
+        const char *gap = key - (start - s->line_end);
+        size_t width = start - s->line_end;
+        /* trailing blanks of a value are kept by the parser, so the gap is the line's end alone */
+        proper = width == 2 && gap[0] == '\0' && gap[1] == '\0';
+    }
+    s->line_end = (uintptr_t)value + value_len;
+#else
+    (void)s, (void)key, (void)value, (void)value_len;
+#endif
+    return proper;
+}
+
+static enum MHD_Result content_length(struct scan *s, struct slice v) {
+    uint64_t n;
+    if (s->lengths++) return refuse(s, 400, "bad_framing", "more than one Content-Length");
+    if (!slice_parse_u64(v, INT64_MAX, &n))
+        return refuse(s, 400, "bad_framing", "Content-Length is not a number");
+    s->out->body_length = (int64_t)n;
+    return MHD_YES;
+}
+
+static enum MHD_Result transfer_encoding(struct scan *s, struct slice v) {
+    if (s->codings++) return refuse(s, 400, "bad_framing", "more than one Transfer-Encoding");
+    if (s->http10) return refuse(s, 400, "bad_framing", "Transfer-Encoding in an HTTP/1.0 request");
+    if (!slice_equal_nocase(v, "chunked"))
+        return refuse(s, 501, "unsupported_transfer_coding", "the only transfer coding is chunked");
+    return MHD_YES;
+}
+
+static enum MHD_Result check_header(void *ctx, enum MHD_ValueKind kind, const char *key, size_t key_len,
+                                    const char *value, size_t value_len) {
+    (void)kind;
+    struct scan *s = ctx;
+    struct slice name = slice_make(key, key_len), v = slice_trim(slice_make(value ? value : "", value_len));
+    s->bytes += key_len + value_len + 4;
+    if (++s->count > MAX_HEADERS || s->bytes > MAX_HEADER_BYTES)
+        return refuse(s, 431, "headers_too_large",
+                      "the request's headers are too large; at most 48 KiB and 256 of them");
+    if (!http1_token_valid(name))
+        return refuse(s, 400, "bad_header", "a header name holds a character it cannot");
+    if (!http1_value_valid(v))
+        return refuse(s, 400, "bad_header", "a header value holds a control character");
+    if (!line_ended_properly(s, key, value, value_len))
+        return refuse(s, 400, "bad_header", "a header line does not end with CRLF, or is folded");
+    if (slice_equal_nocase(name, "host")) {
+        if (s->hosts++) return refuse(s, 400, "bad_framing", "more than one Host");
+        if (memchr(v.ptr, '/', v.len) || memchr(v.ptr, '@', v.len) || memchr(v.ptr, ' ', v.len))
+            return refuse(s, 400, "bad_header", "Host is not a host and port");
+    }
+    if (slice_equal_nocase(name, "content-length")) return content_length(s, v);
+    if (slice_equal_nocase(name, "transfer-encoding")) return transfer_encoding(s, v);
+    if (slice_equal_nocase(name, "expect")) {
+        if (!slice_equal_nocase(v, "100-continue"))
+            return refuse(s, 417, "bad_expectation", "the only expectation is 100-continue");
+        s->out->expect_continue = true;
+    }
+    return MHD_YES;
+}
+
+bool framing_check(struct MHD_Connection *connection, const char *version, struct framing *out,
+                   struct error *err) {
+    *out = (struct framing){0};
+    struct scan s = {.out = out, .err = err, .http10 = strcmp(version, "HTTP/1.0") == 0};
+    if (!s.http10 && strcmp(version, "HTTP/1.1") != 0) {
+        error_set(err, 505, "http_version", "only HTTP/1.1 and HTTP/1.0 are spoken here");
+        return false;
+    }
+    MHD_get_connection_values_n(connection, MHD_HEADER_KIND, check_header, &s);
+    if (s.bad) return false;
+    if (s.codings && s.lengths) {
+        error_set(err, 400, "bad_framing", "both Content-Length and Transfer-Encoding");
+        return false;
+    }
+    if (s.codings) out->body_length = -1;
+    if (!s.http10 && s.hosts == 0) {
+        error_set(err, 400, "bad_framing", "no Host");
+        return false;
+    }
+    return true;
+}

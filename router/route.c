@@ -1,0 +1,74 @@
+/* Matching a path against the table of routes. See route.h. */
+#include "router/route.h"
+
+#include "common/text.h"
+
+const char *const action_group_names[GROUP_COUNT] = {
+    [GROUP_RUN_COMMAND] = "run-command",
+    [GROUP_FILES_READ] = "files:read",
+    [GROUP_FILES_WRITE] = "files:write",
+    [GROUP_PORTS] = "ports",
+    [GROUP_AGENT_INVOKE] = "agent:invoke",
+    [GROUP_AGENT_CONFIGURE] = "agent:configure",
+    [GROUP_RESUME] = "resume",
+    [GROUP_STOP] = "stop",
+};
+
+void route_params_free(struct route_params *p) {
+    for (size_t i = 0; i < p->count; i++)
+        free(p->value[i]);
+    p->count = 0;
+}
+
+/* Binds {name} to raw bytes; false when they do not decode, are empty, or hold a slash. */
+static bool bind(struct route_params *params, struct slice name, struct slice raw, bool rest) {
+    cleanup_buffer struct buffer decoded = {0};
+    if (params->count == ROUTE_MAX_PARAMS || !percent_decode(raw, &decoded)) return false;
+    if (!rest && (decoded.len == 0 || memchr(decoded.data, '/', decoded.len))) return false;
+    params->name[params->count] = name;
+    params->value[params->count++] = xstrdup(buffer_cstr(&decoded));
+    return true;
+}
+
+static bool match_pattern(const char *pattern, struct slice path, struct route_params *params) {
+    const char *p = path.ptr, *end = path.ptr + path.len;
+    for (const char *t = pattern; *t;) {
+        if (*t != '{') {
+            if (p == end || *p != *t) return false;
+            p++, t++;
+            continue;
+        }
+        const char *close = strchr(t, '}');
+        bool rest = close - t > 4 && memcmp(close - 3, "...", 3) == 0;
+        struct slice name = slice_make(t + 1, (size_t)(close - t) - 1 - (rest ? 3 : 0));
+        const char *stop = rest ? end : memchr(p, '/', (size_t)(end - p));
+        if (!stop) stop = end;
+        if (!bind(params, name, slice_make(p, (size_t)(stop - p)), rest)) return false;
+        p = stop;
+        t = close + 1;
+    }
+    return p == end;
+}
+
+static void add_method(struct buffer *allow, const char *method) {
+    if (allow->len > 0) buffer_append_str(allow, ", ");
+    buffer_append_str(allow, method);
+}
+
+const struct route *route_match(const char *method, struct slice path, struct route_params *params,
+                                struct buffer *allow) {
+    bool head = strcmp(method, "HEAD") == 0;
+    for (size_t i = 0; i < route_count; i++) {
+        const struct route *r = &routes[i];
+        if (!match_pattern(r->pattern, path, params)) {
+            route_params_free(params);
+            continue;
+        }
+        bool any = strcmp(r->method, "*") == 0;
+        if (any || strcmp(r->method, method) == 0 || (head && strcmp(r->method, "GET") == 0)) return r;
+        route_params_free(params);
+        add_method(allow, r->method);
+        if (strcmp(r->method, "GET") == 0) add_method(allow, "HEAD");
+    }
+    return NULL;
+}

@@ -1,0 +1,179 @@
+/* The table of routes (http-api.md 2.1). The `doc` texts are for router/openapi.c: query parameters and
+ * headers as {"name": "type: description"}, the request and the answers by the name of a schema
+ * there, "binary" or "text" for bytes, null for an empty body. */
+#include "router/handlers.h"
+
+#define KIB(n)    ((size_t)(n) << 10)
+#define MIB(n)    ((size_t)(n) << 20)
+#define SANDBOX   "/api/v1/sandboxes/{id}"
+#define NAMESPACE "\"namespace\": \"string: where to look the sandbox up; default: every namespace\""
+
+const struct route routes[] = {
+    /* ---- without credentials ---- */
+    {"GET", "/healthz", "healthz", "Liveness", AUTH_PUBLIC, GROUP_NONE, ROUTE_INLINE, PHASE_ANY, BODY_NONE, 0,
+     health_live, NULL, "{\"responses\": {\"200\": \"text\"}}"},
+    {"GET", "/readyz", "readyz", "Readiness: the store can be read and the server is not shutting down",
+     AUTH_PUBLIC, GROUP_NONE, ROUTE_INLINE, PHASE_ANY, BODY_NONE, 0, health_ready, NULL,
+     "{\"responses\": {\"200\": \"text\", \"503\": \"text\"}}"},
+    {"GET", "/metrics", "metrics", "Prometheus metrics", AUTH_PUBLIC, GROUP_NONE, ROUTE_INLINE, PHASE_ANY,
+     BODY_NONE, 0, metrics_get, NULL, "{\"responses\": {\"200\": \"text\"}}"},
+    {"GET", "/health", "health", "Status and version", AUTH_PUBLIC, GROUP_NONE, ROUTE_INLINE, PHASE_ANY,
+     BODY_NONE, 0, health_get, NULL, "{\"responses\": {\"200\": \"Health\"}}"},
+    {"GET", "/api/v1/health", "getHealth", "Status and version", AUTH_PUBLIC, GROUP_NONE, ROUTE_INLINE,
+     PHASE_ANY, BODY_NONE, 0, health_get, NULL, "{\"responses\": {\"200\": \"Health\"}}"},
+    {"GET", "/api/v1/openapi.json", "getOpenapi", "This document", AUTH_PUBLIC, GROUP_NONE, ROUTE_INLINE,
+     PHASE_ANY, BODY_NONE, 0, openapi_get, NULL, "{\"responses\": {\"200\": \"Any\"}}"},
+
+    /* ---- sandboxes ---- */
+    {"GET", "/api/v1/sandboxes", "listSandboxes", "List sandboxes: one's own, all for administrators",
+     AUTH_USER, GROUP_NONE, ROUTE_INLINE, PHASE_ANY, BODY_NONE, 0, sandboxes_list, NULL,
+     "{\"query\": {\"namespace\": \"string: only this namespace\", \"status\": \"string: only this phase, in "
+     "any case\","
+     " \"template\": \"string: only this template\", \"shared\": \"boolean: also those shared with the "
+     "caller\","
+     " \"limit\": \"integer: at most so many, 1 to 500\", \"continue\": \"string: cursor of the previous "
+     "page\"},"
+     " \"responses\": {\"200\": \"SandboxList\", \"400\": \"Error\"}}"},
+    {"POST", "/api/v1/sandboxes", "createSandbox", "Create a sandbox", AUTH_USER, GROUP_NONE, ROUTE_UNARY,
+     PHASE_ANY, BODY_JSON, MIB(1), sandboxes_create, NULL,
+     "{\"headers\": {\"Idempotency-Key\": \"string: a retry with the same key and body creates nothing "
+     "new\"},"
+     " \"request\": \"SandboxCreate\", \"responses\": {\"201\": \"SandboxCreated\", \"400\": \"Error\","
+     " \"403\": \"PolicyViolation\", \"409\": \"Error\"}}"},
+    {"GET", SANDBOX, "getSandbox", "One sandbox", AUTH_SANDBOX_READ, GROUP_ANY, ROUTE_INLINE, PHASE_ANY,
+     BODY_NONE, 0, sandbox_get, NULL,
+     "{\"query\": {" NAMESPACE "}, \"responses\": {\"200\": \"Sandbox\", \"404\": \"Error\"}}"},
+    {"PATCH", SANDBOX, "patchSandbox", "Change idle timeout, resources, labels, annotations",
+     AUTH_SANDBOX_OWNER, GROUP_NONE, ROUTE_UNARY, PHASE_ANY, BODY_JSON, MIB(1), sandbox_patch, NULL,
+     "{\"query\": {" NAMESPACE
+     "}, \"request\": \"SandboxPatch\", \"responses\": {\"200\": \"SandboxPatched\","
+     " \"400\": \"Error\", \"403\": \"PolicyViolation\", \"404\": \"Error\", \"409\": \"Error\"}}"},
+    {"DELETE", SANDBOX, "deleteSandbox", "Delete a sandbox and its workspace", AUTH_SANDBOX_OWNER, GROUP_NONE,
+     ROUTE_UNARY, PHASE_ANY, BODY_NONE, 0, sandbox_delete, NULL,
+     "{\"query\": {" NAMESPACE "}, \"responses\": {\"204\": null, \"404\": \"Error\"}}"},
+    {"POST", SANDBOX "/stop", "stopSandbox", "Stop; the workspace is kept", AUTH_SANDBOX_OWNER, GROUP_STOP,
+     ROUTE_UNARY, PHASE_ANY, BODY_NONE, 0, sandbox_stop, NULL,
+     "{\"query\": {" NAMESPACE
+     "}, \"responses\": {\"200\": \"Status\", \"404\": \"Error\", \"409\": \"Error\"}}"},
+    {"POST", SANDBOX "/resume", "resumeSandbox", "Start again on the same workspace", AUTH_SANDBOX_OWNER,
+     GROUP_RESUME, ROUTE_UNARY, PHASE_ANY, BODY_NONE, 0, sandbox_resume, NULL,
+     "{\"query\": {" NAMESPACE
+     "}, \"responses\": {\"200\": \"Status\", \"404\": \"Error\", \"409\": \"Error\"}}"},
+
+    /* ---- commands ---- */
+    {"POST", SANDBOX "/exec", "execCommand", "Run a command and return its outcome", AUTH_SANDBOX_OWNER,
+     GROUP_RUN_COMMAND, ROUTE_STREAM, PHASE_RUNNING, BODY_JSON, MIB(8) + KIB(64), exec_create, NULL,
+     "{\"query\": {" NAMESPACE
+     "}, \"headers\": {\"Idempotency-Key\": \"string: a retry with the same key and body attaches"
+     " to the first run\"}, \"request\": \"Exec\", \"responses\": {\"200\": \"ExecResult\", \"202\": "
+     "\"ExecStatus\","
+     " \"400\": \"Error\", \"404\": \"Error\", \"409\": \"Error\", \"429\": \"Error\", \"502\": \"Error\"}}"},
+    {"GET", SANDBOX "/exec/{execId}", "getExec", "Outcome of a detached or repeated command",
+     AUTH_SANDBOX_OWNER, GROUP_RUN_COMMAND, ROUTE_STREAM, PHASE_RUNNING, BODY_NONE, 0, exec_get, NULL,
+     "{\"query\": {" NAMESPACE ", \"wait\": \"integer: wait so many seconds for its end, 0 to 60\"},"
+     " \"responses\": {\"200\": \"ExecStatus\", \"404\": \"Error\", \"409\": \"Error\"}}"},
+    {"DELETE", SANDBOX "/exec/{execId}", "killExec", "End a command and everything it started",
+     AUTH_SANDBOX_OWNER, GROUP_RUN_COMMAND, ROUTE_STREAM, PHASE_RUNNING, BODY_NONE, 0, exec_delete, NULL,
+     "{\"query\": {" NAMESPACE "}, \"responses\": {\"204\": null, \"404\": \"Error\", \"409\": \"Error\"}}"},
+
+    /* ---- files ---- */
+    {"GET", SANDBOX "/files/", "listFiles", "List a directory", AUTH_SANDBOX_OWNER, GROUP_FILES_READ,
+     ROUTE_STREAM, PHASE_RUNNING, BODY_NONE, 0, files_list, NULL,
+     "{\"query\": {" NAMESPACE ", \"path\": \"string: the directory; default /workspace\"},"
+     " \"responses\": {\"200\": \"FileList\", \"400\": \"Error\", \"404\": \"Error\", \"409\": \"Error\"}}"},
+    {"GET", SANDBOX "/files/{path...}", "readFile", "Download a file, at most 32 MiB a call",
+     AUTH_SANDBOX_OWNER, GROUP_FILES_READ, ROUTE_STREAM, PHASE_RUNNING, BODY_NONE, 0, files_read, NULL,
+     "{\"query\": {" NAMESPACE
+     "}, \"headers\": {\"Range\": \"string: bytes=first-last\", \"If-None-Match\": \"string: ETag\"},"
+     " \"responses\": {\"200\": \"binary\", \"206\": \"binary\", \"304\": null, \"400\": \"Error\", \"404\": "
+     "\"Error\","
+     " \"409\": \"Error\", \"413\": \"Error\", \"416\": \"Error\"}}"},
+    {"PUT", SANDBOX "/files/{path...}", "writeFile", "Upload a file, at most 32 MiB, atomically",
+     AUTH_SANDBOX_OWNER, GROUP_FILES_WRITE, ROUTE_STREAM, PHASE_RUNNING, BODY_STREAM, MIB(32), files_write,
+     NULL,
+     "{\"query\": {" NAMESPACE
+     "}, \"request\": \"binary\", \"responses\": {\"201\": \"FileWritten\", \"400\": \"Error\","
+     " \"404\": \"Error\", \"409\": \"Error\", \"413\": \"Error\", \"507\": \"Error\"}}"},
+    {"DELETE", SANDBOX "/files/{path...}", "removeFile", "Delete a file or directory", AUTH_SANDBOX_OWNER,
+     GROUP_FILES_WRITE, ROUTE_STREAM, PHASE_RUNNING, BODY_NONE, 0, files_remove, NULL,
+     "{\"query\": {" NAMESPACE ", \"recursive\": \"boolean: directories with what they hold\"},"
+     " \"responses\": {\"204\": null, \"400\": \"Error\", \"403\": \"Error\", \"404\": \"Error\", \"409\": "
+     "\"Error\"}}"},
+    {"GET", SANDBOX "/stat", "statFile", "Facts about a path; symlinks are not followed", AUTH_SANDBOX_OWNER,
+     GROUP_FILES_READ, ROUTE_STREAM, PHASE_RUNNING, BODY_NONE, 0, files_stat, NULL,
+     "{\"query\": {" NAMESPACE ", \"path\": \"string: the path (required)\"},"
+     " \"responses\": {\"200\": \"FileStat\", \"400\": \"Error\", \"404\": \"Error\", \"409\": \"Error\"}}"},
+    {"POST", SANDBOX "/mkdir", "makeDirectory", "Create a directory and its parents", AUTH_SANDBOX_OWNER,
+     GROUP_FILES_WRITE, ROUTE_STREAM, PHASE_RUNNING, BODY_JSON, KIB(64), files_mkdir, NULL,
+     "{\"query\": {" NAMESPACE
+     "}, \"request\": \"Mkdir\", \"responses\": {\"200\": \"Made\", \"201\": \"Made\","
+     " \"400\": \"Error\", \"403\": \"Error\", \"409\": \"Error\"}}"},
+    {"GET", SANDBOX "/archive", "readArchive", "Download a directory as zip or tar", AUTH_SANDBOX_OWNER,
+     GROUP_FILES_READ, ROUTE_STREAM, PHASE_RUNNING, BODY_NONE, 0, archive_read, NULL,
+     "{\"query\": {" NAMESPACE ", \"path\": \"string: the directory, /workspace or below\","
+     " \"format\": \"string: zip (default), tar or tar.gz\"}, \"responses\": {\"200\": \"binary\", \"400\": "
+     "\"Error\","
+     " \"404\": \"Error\", \"409\": \"Error\"}}"},
+    {"PUT", SANDBOX "/archive", "writeArchive", "Unpack a zip or tar into a directory", AUTH_SANDBOX_OWNER,
+     GROUP_FILES_WRITE, ROUTE_STREAM, PHASE_RUNNING, BODY_STREAM, 0, archive_write, NULL,
+     "{\"query\": {" NAMESPACE ", \"path\": \"string: the directory, /workspace or below\","
+     " \"format\": \"string: zip, tar or tar.gz; default by Content-Type\"}, \"request\": \"binary\","
+     " \"responses\": {\"200\": \"Unpacked\", \"400\": \"Error\", \"409\": \"Error\", \"413\": \"Error\", "
+     "\"507\": \"Error\"}}"},
+
+    /* ---- ports ---- */
+    {"GET", SANDBOX "/ports", "listPorts", "List port forwards", AUTH_SANDBOX_OWNER, GROUP_PORTS,
+     ROUTE_INLINE, PHASE_ANY, BODY_NONE, 0, ports_list, NULL,
+     "{\"query\": {" NAMESPACE "}, \"responses\": {\"200\": \"PortList\", \"404\": \"Error\"}}"},
+    {"POST", SANDBOX "/ports", "createPort", "Forward a port", AUTH_SANDBOX_OWNER, GROUP_PORTS, ROUTE_UNARY,
+     PHASE_ANY, BODY_JSON, KIB(64), ports_create, NULL,
+     "{\"query\": {" NAMESPACE
+     "}, \"request\": \"PortCreate\", \"responses\": {\"201\": \"Port\", \"400\": \"Error\","
+     " \"404\": \"Error\", \"409\": \"Error\"}}"},
+    {"DELETE", SANDBOX "/ports/{port}", "deletePort", "Remove a forward, by port number or name",
+     AUTH_SANDBOX_OWNER, GROUP_PORTS, ROUTE_UNARY, PHASE_ANY, BODY_NONE, 0, ports_delete, NULL,
+     "{\"query\": {" NAMESPACE "}, \"responses\": {\"204\": null, \"400\": \"Error\", \"404\": \"Error\"}}"},
+    {"*", SANDBOX "/preview/{port}", "previewRoot", "The forwarded application's root", AUTH_SANDBOX_OWNER,
+     GROUP_NONE, ROUTE_STREAM, PHASE_RUNNING, BODY_STREAM, 0, preview_proxy, preview_precheck,
+     "{\"responses\": {\"200\": \"binary\", \"400\": \"Error\", \"404\": \"Error\", \"409\": \"Error\", "
+     "\"502\": \"Error\"}}"},
+    {"*", SANDBOX "/preview/{port}/{path...}", "preview", "The forwarded application", AUTH_SANDBOX_OWNER,
+     GROUP_NONE, ROUTE_STREAM, PHASE_RUNNING, BODY_STREAM, 0, preview_proxy, preview_precheck,
+     "{\"responses\": {\"200\": \"binary\", \"400\": \"Error\", \"404\": \"Error\", \"409\": \"Error\", "
+     "\"502\": \"Error\"}}"},
+
+    /* ---- templates ---- */
+    {"GET", "/api/v1/templates", "listTemplates", "List cluster templates", AUTH_USER, GROUP_NONE,
+     ROUTE_INLINE, PHASE_ANY, BODY_NONE, 0, templates_list, NULL,
+     "{\"responses\": {\"200\": \"TemplateList\"}}"},
+    {"POST", "/api/v1/templates", "createTemplate", "Create a template", AUTH_ADMIN, GROUP_NONE, ROUTE_UNARY,
+     PHASE_ANY, BODY_JSON, MIB(1), templates_create, NULL,
+     "{\"request\": \"TemplateCreate\", \"responses\": {\"201\": \"Template\", \"400\": \"Error\", \"409\": "
+     "\"Error\"}}"},
+    {"GET", "/api/v1/templates/{name}", "getTemplate", "One template", AUTH_USER, GROUP_NONE, ROUTE_INLINE,
+     PHASE_ANY, BODY_NONE, 0, template_get, NULL,
+     "{\"responses\": {\"200\": \"Template\", \"404\": \"Error\"}}"},
+    {"PUT", "/api/v1/templates/{name}", "replaceTemplate", "Replace a template's spec", AUTH_ADMIN,
+     GROUP_NONE, ROUTE_UNARY, PHASE_ANY, BODY_JSON, MIB(1), template_put, NULL,
+     "{\"request\": \"TemplateReplace\", \"responses\": {\"200\": \"Template\", \"400\": \"Error\", \"404\": "
+     "\"Error\","
+     " \"409\": \"Error\"}}"},
+    {"DELETE", "/api/v1/templates/{name}", "deleteTemplate", "Delete a template that no running sandbox uses",
+     AUTH_ADMIN, GROUP_NONE, ROUTE_UNARY, PHASE_ANY, BODY_NONE, 0, template_delete, NULL,
+     "{\"responses\": {\"204\": null, \"404\": \"Error\", \"409\": \"Error\"}}"},
+
+    /* ---- the caller ---- */
+    {"GET", "/api/v1/user/me", "getMe", "Who the caller is", AUTH_USER, GROUP_NONE, ROUTE_INLINE, PHASE_ANY,
+     BODY_NONE, 0, user_me, NULL, "{\"responses\": {\"200\": \"Me\"}}"},
+    {"GET", "/api/v1/user/api-keys", "listApiKeys", "The caller's API keys", AUTH_USER, GROUP_NONE,
+     ROUTE_INLINE, PHASE_ANY, BODY_NONE, 0, keys_list, NULL, "{\"responses\": {\"200\": \"ApiKeyList\"}}"},
+    {"POST", "/api/v1/user/api-keys", "createApiKey",
+     "Make an API key, for all one may do or for one sandbox", AUTH_USER, GROUP_NONE, ROUTE_UNARY, PHASE_ANY,
+     BODY_JSON_OPTIONAL, KIB(64), keys_create, NULL,
+     "{\"request\": \"ApiKeyCreate\", \"responses\": {\"201\": \"ApiKeyCreated\", \"400\": \"Error\", "
+     "\"404\": \"Error\"}}"},
+    {"DELETE", "/api/v1/user/api-keys/{keyId}", "deleteApiKey", "Revoke an API key, at once", AUTH_USER,
+     GROUP_NONE, ROUTE_UNARY, PHASE_ANY, BODY_NONE, 0, keys_delete, NULL,
+     "{\"responses\": {\"200\": \"Revoked\", \"403\": \"Error\", \"404\": \"Error\"}}"},
+};
+const size_t route_count = sizeof routes / sizeof routes[0];

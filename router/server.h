@@ -1,0 +1,125 @@
+/* The server's inside: loops, connections and exchanges. Only server.c, exchange.c, request.c
+ * and reply.c include this; handlers see router/request.h. */
+#pragma once
+
+#include "router/framing.h"
+#include "router/request.h"
+#include "router/router.h"
+
+#include <microhttpd.h>
+#include <uv.h>
+
+#define STREAM_BUFFER_SIZE (64 * 1024)
+#define MAX_LISTENERS      4
+
+struct loop;
+struct server;
+
+/* One client connection. */
+struct connection {
+    struct loop *loop;
+    struct exchange *exchange; /* the request under way, or NULL */
+    int fd;
+    char client_ip[64];
+    uv_poll_t hangup; /* watches for the client going away while we are not reading */
+    bool hangup_started;
+    int64_t head_since;     /* ms; when the head now awaited began to arrive, 0 = idle */
+    uint64_t bytes_at_idle; /* TCP bytes received when the last request ended */
+    struct connection *prev, *next;
+};
+
+enum exchange_stage {
+    STAGE_HEAD,    /* head not looked at yet */
+    STAGE_BODY,    /* body arriving */
+    STAGE_DISCARD, /* answered already; the body is read and dropped first */
+    STAGE_WORKER,  /* a worker thread has the request */
+    STAGE_WAIT,    /* the handler answers later */
+    STAGE_REPLY,   /* the answer was handed to libmicrohttpd */
+};
+
+/* A fixed ring of bytes on their way to the client. */
+struct ring {
+    char *data; /* STREAM_BUFFER_SIZE, allocated when a stream begins */
+    size_t start, len;
+};
+
+/* One request and its answer. Owned by the connection's loop; freed in the completed callback. */
+struct exchange {
+    struct request request; /* first: a handler's pointer is ours */
+    struct loop *loop;
+    struct connection *client;
+    struct MHD_Connection *connection;
+    enum exchange_stage stage;
+    char *target;
+    struct buffer path;
+    struct buffer body;
+    struct framing framing;
+    uint64_t body_seen;
+    size_t body_limit;
+    bool suspended, doomed, body_paused, in_callback, body_done;
+    /* the answer */
+    struct MHD_Response *response;
+    int status;
+    struct buffer headers; /* "name\0value\0" pairs set before the answer */
+    bool close_after;
+    struct ring out;
+    bool streaming, out_ended, out_aborted, want_writable;
+    uint64_t bytes_out;
+    uint64_t started_ns;
+    int64_t progress_at;     /* ms; start of the current minimum-rate window */
+    uint64_t progress_bytes; /* moved since then */
+    char **query_values;     /* decoded, owned */
+    size_t query_count;
+    uv_work_t work;
+    struct exchange *prev, *next;
+};
+
+struct loop {
+    struct server *server;
+    int index;
+    uv_loop_t uv;
+    uv_thread_t thread;
+    uv_async_t wake; /* another thread wants something: drain, stop */
+    uv_timer_t timer, sweep;
+    struct listener {
+        struct loop *loop;
+        struct MHD_Daemon *daemon;
+        uv_poll_t poll;
+        bool quiesced;
+    } listeners[MAX_LISTENERS];
+    int listener_count;
+    struct connection *connections;
+    struct exchange *exchanges;
+    struct upstream_pool *upstreams;
+    bool draining, stopped;
+    int64_t drain_deadline;
+    bool run_again; /* a resumed connection waits for the daemon to be run */
+};
+
+/* exchange.c */
+void *exchange_new(struct loop *loop, const char *target, struct MHD_Connection *connection);
+enum MHD_Result exchange_handle(struct loop *loop, struct MHD_Connection *connection, const char *method,
+                                const char *version, const char *data, size_t *size, void **state);
+void exchange_completed(struct exchange *x, bool ok);
+/* The client has gone, or we give it up: tells the handler and closes the connection. */
+void exchange_doom(struct exchange *x);
+/* Lets libmicrohttpd go on with a suspended connection. */
+void exchange_wake(struct exchange *x);
+/* Whether the client has moved fewer bytes than it must (lessons I38, S26). */
+bool exchange_too_slow(struct exchange *x, int64_t now);
+
+/* reply.c */
+/* Queues x->response with the standard headers. */
+enum MHD_Result reply_queue(struct exchange *x);
+
+/* server.c */
+struct connection *connection_of(struct MHD_Connection *connection);
+void connection_watch_hangup(struct connection *c);
+
+struct router *server_router(struct server *server);
+/* Binds and starts the loops; false with err when an address cannot be had. */
+struct server *server_start(struct router *router, struct error *err);
+/* Refuses new connections, lets running requests finish (at most 30 s), stops and frees. */
+void server_drain_and_stop(struct server *server);
+/* "http://127.0.0.1:8081" of the first listener, for people. */
+const char *server_url(const struct server *server);

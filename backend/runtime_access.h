@@ -6,7 +6,8 @@
 #include "backend/backend.h"
 
 /* Fills in where `sandbox` listens now, or false with 409 sandbox_not_running / 502. */
-typedef bool runtime_locate_fn(void *ctx, struct object *sandbox, struct runtime_address *out, struct error *err);
+typedef bool runtime_locate_fn(void *ctx, struct object *sandbox, struct runtime_address *out,
+                               struct error *err);
 
 struct access *runtime_access_new(runtime_locate_fn *locate, void *ctx);
 void runtime_access_free(struct access *a); /* all streams must be closed */

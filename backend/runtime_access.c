@@ -175,11 +175,16 @@ static void flush_output(struct access_stream *s) {
     if (moved && s->state == STREAM_HEAD) stream_rearm(s);
 }
 
+/* Whether a user who waits for room can be told that there is some. */
+static bool writer_can_go_on(const struct access_stream *s) {
+    if (!s->want_writable || s->finished || stream_over(s)) return false;
+    if (s->send_off) return true;
+    return s->state != STREAM_CONNECTING && s->out_end - s->out_start <= OUT_DATA / 2 &&
+           (s->op != ACCESS_EXEC || s->credit > 0);
+}
+
 void stream_tell_writable(struct access_stream *s) {
-    if (!s->want_writable || stream_over(s) || s->finished) return;
-    bool room = s->send_off || (s->out_end - s->out_start <= OUT_DATA / 2 && s->state != STREAM_CONNECTING &&
-                                (s->op != ACCESS_EXEC || s->credit > 0));
-    if (!room) return;
+    if (!writer_can_go_on(s)) return;
     s->want_writable = false;
     if (s->events.on_writable) s->events.on_writable(s->ctx);
 }
@@ -191,7 +196,7 @@ static void on_poll(uv_poll_t *poll, int status, int events);
 static void update_interest(struct access_stream *s) {
     if (stream_over(s) || !s->polling) return;
     int events = 0;
-    if (s->state == STREAM_CONNECTING || output_pending(s)) events |= UV_WRITABLE;
+    if (s->state == STREAM_CONNECTING || output_pending(s) || writer_can_go_on(s)) events |= UV_WRITABLE;
     if (!s->eof && (s->state == STREAM_HEAD || (s->state == STREAM_BODY && !s->paused)))
         events |= UV_READABLE;
     if (events)
@@ -355,7 +360,6 @@ size_t access_write(struct access_stream *s, const char *data, size_t len) {
     s->out_end += header + n + trailer;
     s->written += n;
     flush_output(s);
-    if (s->send_off && s->want_writable) kick(s, 0);
     update_interest(s);
     return n;
 }

@@ -13,6 +13,6 @@ int runtime_socket_connect(const struct runtime_address *to, bool *again, struct
 ssize_t runtime_socket_recv(int fd, void *buf, size_t len, int *passed, bool *surplus);
 
 /* Whether a descriptor that a sandbox sent is what it was said to be: a regular file that
- * holds `end` bytes; a connected TCP socket (made non-blocking). */
+ * holds `end` bytes; a TCP socket (made non-blocking). */
 bool runtime_fd_is_file(int fd, uint64_t end);
 bool runtime_fd_is_connection(int fd);

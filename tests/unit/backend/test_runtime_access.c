@@ -24,7 +24,7 @@ static struct {
     int listener;
     pthread_t thread;
     serve_fn *serve;
-    bool wants_body; /* `serve` reads the rest itself */
+    size_t request_len; /* the head and what came with it */
 } fake;
 
 struct run {
@@ -50,7 +50,15 @@ static void say(int conn, const void *data, size_t len) {
         sent += (size_t)n;
     }
 }
-static void say_text(int conn, const char *text) { say(conn, text, strlen(text)); }
+static void say_text(int conn, const char *text) {
+    say(conn, text, strlen(text));
+}
+
+static void say_json(int conn, int status, const char *json) {
+    char text[512];
+    snprintf(text, sizeof text, "HTTP/1.1 %d X\r\nContent-Length: %zu\r\n\r\n%s", status, strlen(json), json);
+    say_text(conn, text);
+}
 
 static void say_with_fd(int conn, const char *text, const int *fds, int count) {
     char control[CMSG_SPACE(sizeof(int) * 4)] = {0};
@@ -86,11 +94,13 @@ static void *serve_one(void *arg) {
         if (got <= 0) break;
         n += (size_t)got;
     }
+    fake.request_len = n;
     fake.serve(conn, request);
     shutdown(conn, SHUT_WR);
     struct pollfd p = {conn, POLLIN, 0};
     char sink[65536];
-    while (poll(&p, 1, 2000) > 0 && recv(conn, sink, sizeof sink, 0) > 0) {}
+    while (poll(&p, 1, 2000) > 0 && recv(conn, sink, sizeof sink, 0) > 0) {
+    }
     close(conn);
     return NULL;
 }
@@ -140,7 +150,9 @@ static void on_head(void *ctx, const struct access_head *head) {
     r->heads = true;
     if (head->fd >= 0) r->fd = access_take_fd(r->stream);
 }
-static void on_started(void *ctx) { ((struct run *)ctx)->started = true; }
+static void on_started(void *ctx) {
+    ((struct run *)ctx)->started = true;
+}
 static void on_data(void *ctx, int channel, const char *data, size_t len) {
     struct run *r = ctx;
     ck_assert(!r->over && len <= 65536);
@@ -170,9 +182,11 @@ static void on_error(void *ctx, const struct error *err) {
     r->err.details = NULL;
     over(r);
 }
-static const struct access_events events = {on_head, on_started, on_data, feed, on_connected, on_end, on_error};
+static const struct access_events events = {on_head,      on_started, on_data, feed,
+                                            on_connected, on_end,     on_error};
 
-static struct run *run(enum access_op op, json_t *args, serve_fn *serve, const char *input, size_t input_len) {
+static struct run *run(enum access_op op, json_t *args, serve_fn *serve, const char *input,
+                       size_t input_len) {
     struct run *r = xcalloc(1, sizeof *r);
     r->fd = -1;
     r->input = input;
@@ -197,7 +211,8 @@ static struct run *run(enum access_op op, json_t *args, serve_fn *serve, const c
     return r;
 }
 static void done(struct run *r) {
-    for (int i = 0; i < 3; i++) buffer_free(&r->data[i]);
+    for (int i = 0; i < 3; i++)
+        buffer_free(&r->data[i]);
     json_decref(r->result);
     if (r->fd >= 0) close(r->fd);
     free(r);
@@ -209,24 +224,28 @@ static void expect_error(struct run *r, int status, const char *code) {
     done(r);
 }
 
-static json_t *path_args(void) { return json_pack("{s:s}", "path", "/workspace/a b"); }
+static json_t *path_args(void) {
+    return json_pack("{s:s}", "path", "/workspace/a b");
+}
 static json_t *exec_args(void) {
-    return json_pack("{s:s, s:[s,s], s:i, s:b}", "id", "e1", "command", "cat", "-", "timeoutMs", 30000, "stdin", 1);
+    return json_pack("{s:s, s:[s,s], s:i, s:b}", "id", "e1", "command", "cat", "-", "timeoutMs", 30000,
+                     "stdin", 1);
 }
 
 #define FILE_HEADERS "ETag: \"1-2\"\r\nX-File-Mode: 0644\r\nX-File-Mtime: 1700000000\r\n"
-#define OUTCOME                                                                                                 \
-    "{\"id\":\"e1\",\"exitCode\":3,\"signal\":0,\"timedOut\":false,\"killed\":false,"                          \
+#define OUTCOME                                                                                              \
+    "{\"id\":\"e1\",\"exitCode\":3,\"signal\":0,\"timedOut\":false,\"killed\":false,"                        \
     "\"truncated\":{\"stdout\":false,\"stderr\":true},\"durationMs\":12}"
-#define UPGRADED "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: agenttier-exec/1\r\n\r\n"
+#define UPGRADED                                                                                             \
+    "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: agenttier-exec/1\r\n\r\n"
 
 /* ---- Simple answers ---- */
 
 static void serve_stat(int conn, const char *request) {
     ck_assert_msg(strncmp(request, "GET /stat?path=/workspace/a%20b HTTP/1.1\r\n", 41) == 0, "%s", request);
-    say_text(conn, "HTTP/1.1 200 OK\r\nContent-Length: 134\r\n\r\n"
-                   "{\"name\":\"a b\",\"path\":\"/workspace/a b\",\"type\":\"file\",\"size\":5,\"isDir\":false,"
-                   "\"mode\":\"-rw-r--r--\",\"modifiedAt\":1700000000,\"evil\":1}");
+    say_json(conn, 200,
+             "{\"name\":\"a b\",\"path\":\"/workspace/a b\",\"type\":\"file\",\"size\":5,\"isDir\":false,"
+             "\"mode\":\"-rw-r--r--\",\"modifiedAt\":1700000000,\"evil\":1}");
 }
 START_TEST(stat_is_reduced_to_known_members) {
     struct run *r = run(ACCESS_STAT, path_args(), serve_stat, NULL, 0);
@@ -238,8 +257,7 @@ START_TEST(stat_is_reduced_to_known_members) {
 END_TEST
 
 static void serve_refusal(int conn, const char *request) {
-    say_text(conn, "HTTP/1.1 404 Not Found\r\nContent-Length: 67\r\n\r\n"
-                   "{\"code\":404,\"error\":\"no such file: a b\",\"reason\":\"file_not_found\"}\n");
+    say_json(conn, 404, "{\"code\":404,\"error\":\"no such file: a b\",\"reason\":\"file_not_found\"}\n");
 }
 START_TEST(refusals_keep_their_code) {
     struct run *r = run(ACCESS_STAT, path_args(), serve_refusal, NULL, 0);
@@ -249,28 +267,33 @@ START_TEST(refusals_keep_their_code) {
 END_TEST
 
 static void serve_strange_reason(int conn, const char *request) {
-    say_text(conn, "HTTP/1.1 403 No\r\nContent-Length: 39\r\n\r\n{\"error\":\"x\\ny\",\"reason\":\"admin_please\"}");
+    say_json(conn, 403, "{\"error\":\"x\\ny\",\"reason\":\"admin_please\"}");
 }
-static void serve_garbage(int conn, const char *request) { say_text(conn, "SSH-2.0-OpenSSH_9.2\r\n\r\n"); }
+static void serve_garbage(int conn, const char *request) {
+    say_text(conn, "SSH-2.0-OpenSSH_9.2\r\n\r\n");
+}
 static void serve_nothing(int conn, const char *request) {}
 static void serve_short(int conn, const char *request) {
     say_text(conn, "HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\n{\"name\":");
 }
 static void serve_huge_head(int conn, const char *request) {
     say_text(conn, "HTTP/1.1 200 OK\r\n");
-    for (int i = 0; i < 20000; i++) say_text(conn, "X-A: aaaaaaaaaaaaaaaaaaaaaaaa\r\n");
+    for (int i = 0; i < 20000; i++)
+        say_text(conn, "X-A: aaaaaaaaaaaaaaaaaaaaaaaa\r\n");
 }
 static void serve_huge_json(int conn, const char *request) {
     say_text(conn, "HTTP/1.1 200 OK\r\nContent-Length: 99999999\r\n\r\n");
     static char spaces[1 << 20];
     memset(spaces, ' ', sizeof spaces);
-    for (int i = 0; i < 10; i++) say(conn, spaces, sizeof spaces);
+    for (int i = 0; i < 10; i++)
+        say(conn, spaces, sizeof spaces);
 }
 static void serve_wrong_shape(int conn, const char *request) {
-    say_text(conn, "HTTP/1.1 200 OK\r\nContent-Length: 12\r\n\r\n{\"name\":\"a\"}");
+    say_json(conn, 200, "{\"name\":\"a\"}");
 }
 static void serve_interim_flood(int conn, const char *request) {
-    for (int i = 0; i < 100; i++) say_text(conn, "HTTP/1.1 103 Early\r\n\r\n");
+    for (int i = 0; i < 100; i++)
+        say_text(conn, "HTTP/1.1 103 Early\r\n\r\n");
 }
 static void serve_redirect(int conn, const char *request) {
     say_text(conn, "HTTP/1.1 301 Moved\r\nLocation: http://169.254.169.254/\r\nContent-Length: 0\r\n\r\n");
@@ -323,9 +346,9 @@ static int temporary_file(const char *text) {
     ck_assert_int_eq(write(fd, text, strlen(text)), (ssize_t)strlen(text));
     return fd;
 }
-#define FD_HEAD                                                                                                 \
-    "HTTP/1.1 200 OK\r\nContent-Length: 0\r\nX-File-Size: 5\r\nX-File-Offset: 0\r\nX-File-Length: 5\r\n" FILE_HEADERS \
-    "\r\n"
+#define FD_HEAD                                                                                              \
+    "HTTP/1.1 200 OK\r\nContent-Length: 0\r\nX-File-Size: 5\r\nX-File-Offset: 0\r\nX-File-Length: "          \
+    "5\r\n" FILE_HEADERS "\r\n"
 static void serve_fd(int conn, const char *request) {
     ck_assert_ptr_nonnull(strstr(request, "&pass=fd"));
     cleanup_close int fd = temporary_file("hello");
@@ -343,7 +366,9 @@ static void serve_directory_fd(int conn, const char *request) {
     cleanup_close int fd = open("/", O_RDONLY | O_CLOEXEC);
     say_with_fd(conn, FD_HEAD, &fd, 1);
 }
-static void serve_no_fd(int conn, const char *request) { say_text(conn, FD_HEAD); }
+static void serve_no_fd(int conn, const char *request) {
+    say_text(conn, FD_HEAD);
+}
 static void serve_fd_unasked(int conn, const char *request) {
     cleanup_close int fd = temporary_file("hello");
     say_with_fd(conn, "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}", &fd, 1);
@@ -380,7 +405,9 @@ static void serve_wrong_range(int conn, const char *request) {
 static void serve_cut_file(int conn, const char *request) {
     say_text(conn, "HTTP/1.1 200 OK\r\nContent-Length: 9\r\nX-File-Size: 9\r\n" FILE_HEADERS "\r\nhell");
 }
-static json_t *range_args(void) { return json_pack("{s:s,s:i,s:i}", "path", "/a", "offset", 2, "length", 3); }
+static json_t *range_args(void) {
+    return json_pack("{s:s,s:i,s:i}", "path", "/a", "offset", 2, "length", 3);
+}
 START_TEST(files_over_tcp_are_streamed) {
     fake.tcp = true;
     struct run *r = run(ACCESS_READ, range_args(), serve_stream, NULL, 0);
@@ -411,24 +438,26 @@ static size_t swallow(int conn, size_t want) {
 #define BIG (3u << 20)
 static void serve_upload(int conn, const char *request) {
     ck_assert_ptr_nonnull(strstr(request, "Content-Length: 3145728\r\n"));
-    size_t early = strlen(strstr(request, "\r\n\r\n") + 4);
+    size_t early = fake.request_len - (size_t)(strstr(request, "\r\n\r\n") + 4 - request);
     swallow(conn, BIG - early);
-    say_text(conn, "HTTP/1.1 201 Created\r\nContent-Length: 61\r\n\r\n"
-                   "{\"path\":\"/a\",\"bytes\":3145728,\"etag\":\"\\\"1\\\"\",\"created\":false}");
+    say_json(conn, 201, "{\"path\":\"/a\",\"bytes\":3145728,\"etag\":\"\\\"1\\\"\",\"created\":false}");
 }
 static void serve_short_upload(int conn, const char *request) {
-    size_t early = strlen(strstr(request, "\r\n\r\n") + 4);
+    size_t early = fake.request_len - (size_t)(strstr(request, "\r\n\r\n") + 4 - request);
     swallow(conn, BIG - early);
-    say_text(conn, "HTTP/1.1 201 Created\r\nContent-Length: 57\r\n\r\n"
-                   "{\"path\":\"/a\",\"bytes\":314,\"etag\":\"\\\"1\\\"\",\"created\":false}");
+    say_json(conn, 201, "{\"path\":\"/a\",\"bytes\":314,\"etag\":\"\\\"1\\\"\",\"created\":false}");
 }
 static void serve_early_refusal(int conn, const char *request) {
     swallow(conn, 100000);
-    say_text(conn, "HTTP/1.1 507 Full\r\nContent-Length: 52\r\n\r\n"
-                   "{\"code\":507,\"error\":\"full\",\"reason\":\"disk_full\"}   \n");
+    say_json(conn, 507, "{\"code\":507,\"error\":\"full\",\"reason\":\"disk_full\"}   \n");
+}
+static void serve_any_upload(int conn, const char *request) {
+    swallow(conn, 1 << 20);
 }
 static char big[BIG];
-static json_t *write_args(size_t size) { return json_pack("{s:s,s:I}", "path", "/a", "size", (json_int_t)size); }
+static json_t *write_args(size_t size) {
+    return json_pack("{s:s,s:I}", "path", "/a", "size", (json_int_t)size);
+}
 START_TEST(uploads) {
     memset(big, 'x', sizeof big);
     struct run *r = run(ACCESS_WRITE, write_args(BIG), serve_upload, big, BIG);
@@ -437,8 +466,8 @@ START_TEST(uploads) {
     expect_error(run(ACCESS_WRITE, write_args(BIG), serve_short_upload, big, BIG), 502, "sandbox_bad_answer");
     expect_error(run(ACCESS_WRITE, write_args(BIG), serve_early_refusal, big, BIG), 507, "disk_full");
     /* less and more than was declared */
-    expect_error(run(ACCESS_WRITE, write_args(20), serve_upload, big, 19), 400, "bad_request");
-    expect_error(run(ACCESS_WRITE, write_args(20), serve_upload, big, 21), 400, "bad_request");
+    expect_error(run(ACCESS_WRITE, write_args(20), serve_any_upload, big, 19), 400, "bad_request");
+    expect_error(run(ACCESS_WRITE, write_args(20), serve_any_upload, big, 21), 400, "bad_request");
 }
 END_TEST
 
@@ -446,7 +475,7 @@ static void serve_chunked_upload(int conn, const char *request) {
     ck_assert_ptr_nonnull(strstr(request, "Transfer-Encoding: chunked\r\n"));
     static char body[BIG + (1 << 20)];
     const char *early = strstr(request, "\r\n\r\n") + 4;
-    size_t n = strlen(early), total = 0, at = 0;
+    size_t n = fake.request_len - (size_t)(early - request), total = 0, at = 0;
     memcpy(body, early, n);
     struct http1_chunked d = {0};
     for (;;) {
@@ -492,7 +521,8 @@ START_TEST(archives_that_are_cut_are_errors) {
     ck_assert_ptr_nonnull(r->result);
     ck_assert_str_eq(buffer_cstr(&r->data[1]), "hello");
     done(r);
-    expect_error(run(ACCESS_ARCHIVE_READ, path_args(), serve_cut_archive, NULL, 0), 502, "sandbox_unreachable");
+    expect_error(run(ACCESS_ARCHIVE_READ, path_args(), serve_cut_archive, NULL, 0), 502,
+                 "sandbox_unreachable");
     expect_error(run(ACCESS_ARCHIVE_READ, path_args(), serve_endless_archive, NULL, 0), 502,
                  "sandbox_bad_answer");
 }
@@ -507,7 +537,8 @@ static void serve_exec(int conn, const char *request) {
     /* everything in pieces of one byte */
     char header[5];
     frame_put_header(header, 'o', 3);
-    for (int i = 0; i < 5; i++) say(conn, header + i, 1);
+    for (int i = 0; i < 5; i++)
+        say(conn, header + i, 1);
     say_text(conn, "a");
     say_text(conn, "bc");
     say_frame(conn, 'E', "err", 3);
@@ -528,8 +559,9 @@ static void serve_exec_long_frame(int conn, const char *request) {
 }
 static void serve_exec_other_id(int conn, const char *request) {
     say_text(conn, UPGRADED);
-    static const char other[] = "{\"id\":\"e2\",\"exitCode\":0,\"signal\":0,\"timedOut\":false,\"killed\":false,"
-                                "\"truncated\":{\"stdout\":false,\"stderr\":true},\"durationMs\":12}";
+    static const char other[] =
+        "{\"id\":\"e2\",\"exitCode\":0,\"signal\":0,\"timedOut\":false,\"killed\":false,"
+        "\"truncated\":{\"stdout\":false,\"stderr\":true},\"durationMs\":12}";
     say_frame(conn, 'x', other, strlen(other));
 }
 static void serve_exec_no_code(int conn, const char *request) {
@@ -543,7 +575,7 @@ static void serve_exec_refused(int conn, const char *request) {
     say_frame(conn, '!', refusal, strlen(refusal));
 }
 static void serve_exec_plain(int conn, const char *request) {
-    say_text(conn, "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}");
+    say_json(conn, 200, "{}");
 }
 START_TEST(commands) {
     struct run *r = run(ACCESS_EXEC, exec_args(), serve_exec, NULL, 0);
@@ -569,31 +601,24 @@ END_TEST
 static void serve_echo(int conn, const char *request) {
     say_text(conn, UPGRADED);
     say_frame(conn, 'h', "", 0);
-    static char in[1 << 17];
-    size_t n = strlen(strstr(request, "\r\n\r\n") + 4);
-    size_t head = strlen(request) - n;
-    /* frame headers hold NULs: the description is read again from the raw bytes */
-    size_t raw = 0;
-    (void)head;
-    char first[FRAME_HEADER_LEN];
-    const char *body = strstr(request, "\r\n\r\n") + 4;
-    memcpy(first, body, sizeof first);
-    struct frame_header f;
-    ck_assert_int_eq(frame_get_header(slice_make(first, 5), &f), 1);
-    ck_assert_int_eq(f.type, 'S');
-    /* The head and the description are sent at once and are here whole. */
-    size_t total = 0;
+    static char in[1 << 20];
+    const char *frames = strstr(request, "\r\n\r\n") + 4;
+    size_t raw = fake.request_len - (size_t)(frames - request), total = 0;
+    memcpy(in, frames, raw);
     for (;;) {
         struct frame_header got;
         int rc = frame_get_header(slice_make(in, raw), &got);
         if (rc == 1 && raw >= FRAME_HEADER_LEN + got.len) {
             if (got.type == 'e') break;
-            ck_assert_int_eq(got.type, 'i');
-            total += got.len;
-            say_frame(conn, 'o', in + FRAME_HEADER_LEN, got.len);
-            char credit[4];
-            frame_put_u32(credit, got.len);
-            say_frame(conn, 'w', credit, 4);
+            if (got.type == 'i') {
+                total += got.len;
+                say_frame(conn, 'o', in + FRAME_HEADER_LEN, got.len);
+                char credit[4];
+                frame_put_u32(credit, got.len);
+                say_frame(conn, 'w', credit, 4);
+            } else {
+                ck_assert_int_eq(got.type, 'S');
+            }
             raw -= FRAME_HEADER_LEN + got.len;
             memmove(in, in + FRAME_HEADER_LEN + got.len, raw);
             continue;
@@ -605,7 +630,8 @@ static void serve_echo(int conn, const char *request) {
     say_frame(conn, 'x', OUTCOME, strlen(OUTCOME));
 }
 START_TEST(standard_input_is_exact) {
-    for (size_t i = 0; i < sizeof big; i++) big[i] = (char)(i * 7 + i / 251);
+    for (size_t i = 0; i < sizeof big; i++)
+        big[i] = (char)(i * 7 + i / 251);
     static const size_t sizes[] = {0, 1, 65536, BIG};
     for (size_t i = 0; i < 4; i++) {
         struct run *r = run(ACCESS_EXEC, exec_args(), serve_echo, big, sizes[i]);
@@ -628,7 +654,7 @@ START_TEST(closing_within_an_event) {
     r->stream = access_open(a, &r->loop, NULL, ACCESS_EXEC, args, &events, r, NULL);
     uv_run(&r->loop, UV_RUN_DEFAULT);
     ck_assert(r->over);
-    ck_assert_uint_eq(r->data[1].len, 1);
+    ck_assert_uint_eq(r->data[2].len, 0);
     ck_assert_int_eq(uv_loop_close(&r->loop), 0);
     pthread_join(fake.thread, NULL);
     close(fake.listener);
@@ -658,10 +684,11 @@ static void serve_dial_file(int conn, const char *request) {
     say_with_fd(conn, "HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n", &fd, 1);
 }
 static void serve_dial_closed(int conn, const char *request) {
-    say_text(conn, "HTTP/1.1 502 No\r\nContent-Length: 57\r\n\r\n"
-                   "{\"code\":502,\"error\":\"nobody there\",\"reason\":\"port_closed\"}");
+    say_json(conn, 502, "{\"code\":502,\"error\":\"nobody there\",\"reason\":\"port_closed\"}");
 }
-static json_t *port_args(void) { return json_pack("{s:i}", "port", 8000); }
+static json_t *port_args(void) {
+    return json_pack("{s:i}", "port", 8000);
+}
 START_TEST(ports) {
     struct run *r = run(ACCESS_DIAL, port_args(), serve_dial_fd, NULL, 0);
     ck_assert_msg(r->fd >= 0, "%s", r->err.message);

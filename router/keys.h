@@ -31,5 +31,6 @@ struct key_request {
 bool key_create(struct store *store, const char *install_namespace, const struct key_request *request,
                 char key_text[API_KEY_LEN + 1], json_t **record, struct error *err);
 
-/* `agenttier-router create-key ...`: returns the process's exit status. */
-int key_command_main(int argc, char **argv);
+/* Removes the keys that were made for the sandbox of that UID (W-74). False: some are still there. Blocks. */
+bool keys_revoke_sandbox(struct store *store, const char *install_namespace, const char *uid,
+                         struct error *err);

@@ -1,0 +1,93 @@
+/* Callers and what they may do to a sandbox: http-api.md 3.1, 3.5, 3.8. Pure. */
+#include "router/identity.h"
+
+#include "common/json.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+const char *const action_group_names[GROUP_COUNT] = {
+    [GROUP_RUN_COMMAND] = "run-command",
+    [GROUP_FILES_READ] = "files:read",
+    [GROUP_FILES_WRITE] = "files:write",
+    [GROUP_PORTS] = "ports",
+    [GROUP_AGENT_INVOKE] = "agent:invoke",
+    [GROUP_AGENT_CONFIGURE] = "agent:configure",
+    [GROUP_RESUME] = "resume",
+    [GROUP_STOP] = "stop",
+};
+
+void identity_free(struct identity *id) {
+    if (!id) return;
+    free(id->sub);
+    free(id->email);
+    free(id->name);
+    json_decref(id->groups);
+    free(id->sandbox_id);
+    free(id->sandbox_uid);
+    memset(id, 0, sizeof *id);
+}
+
+/* Equal and not empty: an empty text never identifies anybody. */
+static bool same(const char *a, const char *b) {
+    return a && b && a[0] && strcmp(a, b) == 0;
+}
+
+static enum access_level level_of(const json_t *grant) {
+    /* Who is named with a level that we do not know gets the lowest. */
+    return strcmp(json_str_at(grant, "level"), "collaborator") == 0 ? ACCESS_LEVEL_COLLABORATOR
+                                                                    : ACCESS_LEVEL_VIEWER;
+}
+
+static bool in_groups(const struct identity *id, const char *group) {
+    size_t i;
+    json_t *item;
+    json_array_foreach(id->groups, i, item) {
+        if (same(json_string_value(item), group)) return true;
+    }
+    return false;
+}
+
+static enum access_level shared_level(const struct identity *id, const json_t *sharing) {
+    enum access_level best = ACCESS_LEVEL_NONE;
+    size_t i;
+    json_t *grant;
+    json_array_foreach(json_object_get(sharing, "users"), i, grant) {
+        const char *who = json_str_at(grant, "identity");
+        if ((same(who, id->sub) || same(who, id->email)) && level_of(grant) > best) best = level_of(grant);
+    }
+    json_array_foreach(json_object_get(sharing, "groups"), i, grant) {
+        if (in_groups(id, json_str_at(grant, "identity")) && level_of(grant) > best) best = level_of(grant);
+    }
+    return best;
+}
+
+enum access_level identity_access(const struct identity *id, const json_t *sandbox) {
+    /* A key that was made for one sandbox never opens another one, also not one that got
+     * the name later (W-74). */
+    if (id->sandbox_id && !same(id->sandbox_id, json_str_at(sandbox, "metadata.name")))
+        return ACCESS_LEVEL_NONE;
+    if (id->sandbox_id && id->sandbox_uid && !same(id->sandbox_uid, json_str_at(sandbox, "metadata.uid")))
+        return ACCESS_LEVEL_NONE;
+    if (id->is_admin || same(id->sub, json_str_at(sandbox, "spec.createdBy.sub"))) return ACCESS_LEVEL_OWNER;
+    return shared_level(id, json_at(sandbox, "spec.sharing"));
+}
+
+bool identity_scope_allows(const struct identity *id, const struct route *route, const char *sandbox_id,
+                           struct error *err) {
+    if (!id->sandbox_id) return true;
+    if (route->group == GROUP_NONE || !sandbox_id) {
+        error_set(err, 403, "scope_route_not_permitted", "scoped key not permitted for this route");
+        return false;
+    }
+    if (!same(id->sandbox_id, sandbox_id)) {
+        error_set(err, 403, "scope_wrong_sandbox", "scoped key is not bound to this sandbox");
+        return false;
+    }
+    if (route->group != GROUP_ANY && !(id->action_groups & (1u << route->group))) {
+        error_set(err, 403, "scope_missing_group", "scoped key lacks the \"%s\" action group",
+                  action_group_names[route->group]);
+        return false;
+    }
+    return true;
+}

@@ -1,0 +1,144 @@
+/* Stop and resume (http-api.md 2.4). The Router only asks: stop by an annotation, resume by
+ * the phase; whoever runs the sandboxes acts on it. */
+#include "common/log.h"
+#include "common/units.h"
+#include "router/handlers.h"
+#include "router/sandbox_view.h"
+
+#include <string.h>
+
+/* Stop and resume one after the other, as the tutorial does, is one wish: the resume waits for the stop
+ * that is under way. Bounded, because it holds a worker. */
+#define STOP_WAIT_MS 10000
+#define STOP_POLL_MS 25
+#define STOP_FRESH_S 60
+#define CONFLICT_MAX 8
+
+static struct object *current(struct request *r, struct error *err) {
+    struct store *store = r->backend->store;
+    struct object *o = store->ops->get(store, KIND_SANDBOX, r->sandbox->namespace, r->sandbox->name);
+    if (o && strcmp(o->uid, r->sandbox->uid) == 0) return o;
+    object_unref(o);
+    error_set(err, 404, "sandbox_not_found", "sandbox %s not found", r->sandbox->name);
+    return NULL;
+}
+
+static void wrong_phase(struct error *err, const struct object *o, const char *verb, const char *needs) {
+    error_set(err, 409, "wrong_phase", "cannot %s sandbox %s: it is %s, not %s", verb, o->name,
+              sandbox_status(o->json), needs);
+}
+
+static void answer(struct request *r, const char *status, const char *event) {
+    log_info(event, "sandbox", r->sandbox->name, "namespace", r->sandbox->namespace, "user", r->identity.sub,
+             "request_id", r->request_id, NULL);
+    reply_json(r, 200, json_pack("{s:s}", "status", status));
+}
+
+/* ---- stop ---- */
+
+/* Running, but a stop was accepted a moment ago and has not been carried out. */
+static bool is_stopping(const json_t *sandbox) {
+    if (strcmp(sandbox_status(sandbox), "Running") != 0) return false;
+    if (strcmp(sandbox_annotation(sandbox, ANNOTATION_ACTION), "stop") == 0) return true;
+    /* The annotation goes before the sandbox does; the time of the request stays. */
+    time_t at;
+    if (!rfc3339_parse(sandbox_annotation(sandbox, ANNOTATION_STOPPED_AT), &at)) return false;
+    time_t age = time(NULL) - at;
+    return age >= 0 && age < STOP_FRESH_S;
+}
+
+static bool request_stop(struct request *r, struct error *err) {
+    cleanup_object struct object *o = current(r, err);
+    if (!o) return false;
+    if (strcmp(sandbox_status(o->json), "Running") != 0) {
+        wrong_phase(err, o, "stop", "Running");
+        return false;
+    }
+    if (is_stopping(o->json)) return true;
+    char now[RFC3339_MAX];
+    rfc3339_format(time(NULL), now);
+    cleanup_json json_t *patch = json_pack("{s:{s:{s:s, s:s}}}", "metadata", "annotations", ANNOTATION_ACTION,
+                                           "stop", ANNOTATION_STOPPED_AT, now);
+    struct store_preconditions same = {.uid = o->uid};
+    struct store *store = r->backend->store;
+    return store->ops->patch(store, KIND_SANDBOX, STORE_MAIN, o->namespace, o->name, patch, &same, NULL, err);
+}
+
+void sandbox_stop(struct request *r) {
+    cleanup_error struct error err = {0};
+    if (request_stop(r, &err))
+        answer(r, "stopping", "sandbox stop requested");
+    else
+        reply_error(r, &err);
+}
+
+/* ---- resume ---- */
+
+static bool wait_for_stop(struct request *r, struct error *err) {
+    int64_t end = monotonic_ms() + STOP_WAIT_MS;
+    for (;;) {
+        cleanup_object struct object *o = current(r, err);
+        if (!o) return false;
+        if (!is_stopping(o->json)) return true;
+        if (monotonic_ms() >= end) {
+            error_set(err, 409, "wrong_phase", "sandbox %s is still stopping; retry", o->name);
+            err->retry_after = 1;
+            return false;
+        }
+        struct timespec pause = {0, STOP_POLL_MS * 1000000L};
+        nanosleep(&pause, NULL);
+    }
+}
+
+/* A stop that nobody carried out would stop the sandbox again right after its start (W-79). `*o` becomes the
+ * newer object. */
+static bool clear_stop(struct store *store, struct object **o, struct error *err) {
+    if (!sandbox_annotation((*o)->json, ANNOTATION_ACTION)[0] &&
+        !sandbox_annotation((*o)->json, ANNOTATION_STOPPED_AT)[0])
+        return true;
+    cleanup_json json_t *patch =
+        json_pack("{s:{s:{s:n, s:n}}}", "metadata", "annotations", ANNOTATION_ACTION, ANNOTATION_STOPPED_AT);
+    struct store_preconditions same = {.uid = (*o)->uid, .resource_version = (*o)->resource_version};
+    struct object *newer = NULL;
+    if (!store->ops->patch(store, KIND_SANDBOX, STORE_MAIN, (*o)->namespace, (*o)->name, patch, &same, &newer,
+                           err))
+        return false;
+    object_unref(*o);
+    *o = newer;
+    return true;
+}
+
+/* One attempt. 409 conflict: somebody else wrote; look again. */
+static bool try_resume(struct request *r, struct error *err) {
+    struct store *store = r->backend->store;
+    cleanup_object struct object *o = current(r, err);
+    if (!o) return false;
+    const char *status = sandbox_status(o->json);
+    if (strcmp(status, "Stopped") != 0 && strcmp(status, "Error") != 0) {
+        wrong_phase(err, o, "resume", "Stopped or Error");
+        return false;
+    }
+    if (!clear_stop(store, &o, err)) return false;
+    cleanup_json json_t *patch = json_pack("{s:{s:s, s:s, s:n}}", "status", "phase", "Creating", "message",
+                                           "Resuming", "restartCount");
+    /* Against the version that was looked at: the phase is still the one that permits it (W-80). */
+    struct store_preconditions same = {.uid = o->uid, .resource_version = o->resource_version};
+    return store->ops->patch(store, KIND_SANDBOX, STORE_STATUS, o->namespace, o->name, patch, &same, NULL,
+                             err);
+}
+
+void sandbox_resume(struct request *r) {
+    cleanup_error struct error err = {0};
+    bool done = wait_for_stop(r, &err);
+    if (done) {
+        done = try_resume(r, &err);
+        for (int i = 1; !done && i < CONFLICT_MAX && strcmp(err.code, ERR_CONFLICT) == 0; i++) {
+            error_clear(&err);
+            done = try_resume(r, &err);
+        }
+    }
+    if (done)
+        answer(r, "resuming", "sandbox resume requested");
+    else
+        reply_error(r, &err);
+}

@@ -1,0 +1,27 @@
+/* GET /sandboxes: which sandboxes a caller gets, a page at a time if asked for. Pure.
+ * (http-api.md 1.14, 2.4; tutorial.md row 8) */
+#pragma once
+
+#include "router/identity.h"
+
+#define SANDBOX_LIST_MAX_LIMIT 500
+
+struct sandbox_filter {
+    const char *status; /* ASCII case ignored; NULL or "" = any, as all of them */
+    const char *template;
+    const char *namespace;
+    bool shared;  /* also those shared with the caller */
+    size_t limit; /* 0 = all */
+    char *after;  /* "namespace/name" of the last one already seen, or NULL; owned */
+};
+void sandbox_filter_free(struct sandbox_filter *f);
+#define cleanup_sandbox_filter __attribute__((cleanup(sandbox_filter_free)))
+
+/* The query's texts (NULL = absent) as a filter; 400 invalid_field for a limit outside 1 to 500
+ * and for a cursor that we did not give. The other texts are borrowed. */
+bool sandbox_filter_parse(const char *limit, const char *cursor, struct sandbox_filter *out,
+                          struct error *err);
+
+/* Appends the answer's text to `out`: {"sandboxes": [...], "continue"?: cursor}. */
+void sandbox_list_render(const struct object_list *all, const struct identity *caller,
+                         const struct sandbox_filter *filter, struct buffer *out);

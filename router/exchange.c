@@ -193,7 +193,7 @@ static void begin(struct exchange *x, const char *method, const char *version) {
     }
     if (r->route->body == BODY_STREAM) {
         r->route->handle(r);
-        if (x->response || !r->stream) x->stage = STAGE_DISCARD;
+        if ((x->response && !x->streaming) || !r->stream) x->stage = STAGE_DISCARD;
     }
 }
 
@@ -208,7 +208,7 @@ static enum MHD_Result take_body(struct exchange *x, const char *data, size_t *s
         close_stream(x, true);
         refuse(x, &err);
     }
-    if (x->stage == STAGE_BODY && x->response) x->stage = STAGE_DISCARD;
+    if (x->stage == STAGE_BODY && x->response && !x->streaming) x->stage = STAGE_DISCARD;
     if (x->stage != STAGE_BODY || x->request.route->body == BODY_NONE) {
         x->body_seen += n;
         x->progress_bytes += n;
@@ -224,7 +224,7 @@ static enum MHD_Result take_body(struct exchange *x, const char *data, size_t *s
         x->progress_bytes += taken;
         *size = n - taken;
         if (x->doomed) return MHD_NO;
-        if (taken < n && !x->body_paused && !x->response) suspend(x);
+        if (taken < n && !x->body_paused && x->stage == STAGE_BODY) suspend(x);
         return MHD_YES;
     }
     buffer_append(&x->body, data, n);
@@ -288,7 +288,7 @@ static void start_work(struct exchange *x) {
 static void body_complete(struct exchange *x) {
     struct request *r = &x->request;
     x->body_done = true;
-    if (x->response || x->stage == STAGE_DISCARD) return;
+    if (x->stage == STAGE_DISCARD || (x->response && !x->streaming)) return;
     if (r->route->body == BODY_STREAM) {
         x->stage = STAGE_WAIT;
         if (r->stream && r->stream->on_body_end) r->stream->on_body_end(r);

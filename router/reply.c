@@ -33,7 +33,8 @@ static void ready(struct request *r, int status, struct MHD_Response *response) 
         add_header(response, name, value);
         at = (size_t)(value - x->headers.data) + strlen(value) + 1;
     }
-    if (x->stage == STAGE_BODY && !x->body_done) x->stage = STAGE_DISCARD;
+    /* A stream may begin its answer while the body still arrives; any other answer ends it. */
+    if (x->stage == STAGE_BODY && !x->body_done && !x->streaming) x->stage = STAGE_DISCARD;
     if (x->stage != STAGE_WORKER) exchange_wake(x);
 }
 

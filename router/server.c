@@ -6,6 +6,7 @@
 #include "common/units.h"
 #include "router/forwarded.h"
 #include "router/metrics.h"
+#include "router/tcp_bytes.h"
 #include "router/upstream.h"
 
 #include <arpa/inet.h>
@@ -124,13 +125,6 @@ static enum MHD_Result on_request(void *ctx, struct MHD_Connection *connection, 
     return exchange_handle(listener->loop, connection, method, version, data, size, state);
 }
 
-static uint64_t bytes_received(int fd) {
-    struct tcp_info info;
-    socklen_t len = sizeof info;
-    if (getsockopt(fd, IPPROTO_TCP, TCP_INFO, &info, &len) != 0) return 0;
-    return info.tcpi_bytes_received;
-}
-
 static void on_completed(void *ctx, struct MHD_Connection *connection, void **state,
                          enum MHD_RequestTerminationCode code) {
     (void)ctx;
@@ -192,7 +186,7 @@ static bool head_too_slow(struct connection *c, int64_t now) {
     if (c->exchange && c->exchange->stage != STAGE_HEAD) return false;
     if (!c->exchange && c->head_since == 0) {
         /* Between requests: has the next head begun to arrive? */
-        uint64_t seen = bytes_received(c->fd);
+        uint64_t seen = tcp_bytes_received(c->fd);
         if (c->bytes_at_idle == 0)
             c->bytes_at_idle = seen;
         else if (seen > c->bytes_at_idle)

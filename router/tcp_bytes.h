@@ -1,0 +1,7 @@
+/* How many bytes a TCP connection has received, as the kernel counts them. */
+#pragma once
+
+#include <stdint.h>
+
+/* 0 when it cannot be told. */
+uint64_t tcp_bytes_received(int fd);

@@ -1,0 +1,506 @@
+/* The preview proxy: a request for a forwarded port of a sandbox goes to the application there, and its
+ * answer comes back, both as they flow. This file joins the client's stream (router/request.h), the way
+ * into the sandbox (backend/access.h) and the connection (router/upstream.h); what of the heads passes is
+ * decided in router/preview_headers.c. (http-api.md 2.11; lessons I18 to I27)
+ *
+ * An upgrade (WebSocket) is refused with 501: the server cannot hand over its connection yet. When it
+ * can, forward() is the place: dial, send a head with the checked Upgrade, splice after a checked 101. */
+#include "router/handlers.h"
+#include "router/ports.h"
+#include "router/preview_headers.h"
+#include "router/upstream.h"
+
+#include <stdio.h>
+
+#define CONNECT_TIMEOUT_MS 10000
+/* How long the client's body and the answer may both stand still, each waiting for the other. */
+#define STALL_TIMEOUT_MS 10000
+
+/* An answer that came while the client still sends: the server can begin to answer only after the
+ * request's body. It waits until the body or the answer is complete. */
+struct early_answer {
+    bool waits;
+    bool full;  /* `body` takes no more */
+    bool ended; /* `body` is the rest of the answer */
+    int status;
+    int64_t length;
+    struct buffer headers; /* "name\0value\0" pairs */
+    struct buffer body;    /* what came of it, at most UPSTREAM_BUFFER */
+};
+
+struct preview {
+    struct request *r; /* NULL: the client's exchange is over */
+    struct upstream *upstream;
+    struct access_stream *dial;
+    uv_timer_t timer;
+    bool timer_open;
+    char prefix[PREVIEW_PREFIX_MAX];
+    struct buffer base_url;
+    enum http1_framing framing; /* of the request's body */
+    bool body_done;             /* the client's body was taken in full */
+    bool body_waits;            /* on_body took less */
+    uint64_t body_bytes;        /* taken so far */
+    uint64_t body_bytes_seen;   /* at the last look of the stall timer */
+    bool retried;
+    bool dropping; /* answered: the rest of the body is of no use */
+    struct early_answer early;
+};
+
+static void forward(struct preview *p);
+
+/* ---- Failures ---- */
+
+static void append_html(struct buffer *out, const char *text) {
+    for (; *text; text++) {
+        switch (*text) {
+        case '&': buffer_append_str(out, "&amp;"); break;
+        case '<': buffer_append_str(out, "&lt;"); break;
+        case '>': buffer_append_str(out, "&gt;"); break;
+        case '"': buffer_append_str(out, "&quot;"); break;
+        default: buffer_append_char(out, *text);
+        }
+    }
+}
+
+/* A page for people who opened the URL, JSON for programs (lessons I21). */
+static void reply_failure(struct request *r, const struct error *err) {
+    const char *accept = request_header(r, "Accept");
+    if (!accept || !strcasestr(accept, "text/html")) {
+        reply_error(r, err);
+        return;
+    }
+    struct buffer page = {0};
+    buffer_printf(
+        &page,
+        "<!doctype html>\n<html lang=\"en\"><head><meta charset=\"utf-8\"><title>%d %s</title>"
+        "<style>body{font:16px/1.5 system-ui,sans-serif;margin:15vh auto;max-width:36em;padding:0 1em}"
+        "code{color:#666}</style></head>\n<body><h1>This preview is not available</h1>\n<p>",
+        err->status, err->code);
+    append_html(&page, err->message);
+    buffer_printf(&page, "</p>\n<p><code>%d %s</code></p></body></html>\n", err->status, err->code);
+    if (err->retry_after > 0) {
+        char seconds[16];
+        snprintf(seconds, sizeof seconds, "%d", err->retry_after);
+        reply_header(r, "Retry-After", seconds);
+    }
+    reply_header(r, "Cache-Control", "no-store");
+    reply_header(r, "Content-Security-Policy", "default-src 'none'; style-src 'unsafe-inline'");
+    size_t len;
+    char *text = buffer_steal(&page, &len);
+    reply_text(r, err->status, "text/html; charset=utf-8", text, len);
+}
+
+/* Ends what was started; the answer, if it has begun, is cut so that it cannot pass for complete. */
+static void give_up(struct preview *p, const struct error *err) {
+    access_close(steal_ptr(p->dial));
+    upstream_close(steal_ptr(p->upstream));
+    p->early.waits = false;
+    p->dropping = true;
+    struct request *r = p->r;
+    if (reply_started(r)) {
+        reply_stream_abort(r);
+        return;
+    }
+    reply_failure(r, err);
+    if (p->body_waits) request_body_resume(r);
+}
+
+/* ---- The timer: of the dial, then of an answer that waits for the body ---- */
+
+static void on_timer(uv_timer_t *timer);
+
+static void start_timer(struct preview *p, uint64_t timeout_ms, uint64_t repeat_ms) {
+    if (!p->timer_open) {
+        uv_timer_init(p->r->uv, &p->timer);
+        p->timer.data = p;
+        p->timer_open = true;
+    }
+    uv_timer_start(&p->timer, on_timer, timeout_ms, repeat_ms);
+}
+
+static void stop_timer(struct preview *p) {
+    if (p->timer_open) uv_timer_stop(&p->timer);
+}
+
+static void on_timer(uv_timer_t *timer) {
+    struct preview *p = timer->data;
+    cleanup_error struct error err = {0};
+    if (p->dial) {
+        error_set(&err, 504, "upstream_timeout", "the port could not be reached within %d seconds",
+                  CONNECT_TIMEOUT_MS / 1000);
+        err.retry_after = 1;
+        give_up(p, &err);
+    } else if (!p->early.waits) {
+        stop_timer(p);
+    } else if (p->body_waits && p->early.full && p->body_bytes == p->body_bytes_seen) {
+        error_set(&err, 502, "upstream_bad_answer",
+                  "the application waits for its answer to be read before it reads the rest of the request, "
+                  "which cannot be done here: have it read the whole body first");
+        give_up(p, &err);
+    } else {
+        p->body_bytes_seen = p->body_bytes;
+    }
+}
+
+/* ---- The answer ---- */
+
+static void emit_header(void *ctx, const char *name, const char *value) {
+    reply_header(ctx, name, value);
+}
+
+static void keep_header(void *ctx, const char *name, const char *value) {
+    buffer_append(ctx, name, strlen(name) + 1);
+    buffer_append(ctx, value, strlen(value) + 1);
+}
+
+/* Begins the answer that waited. */
+static void begin_early(struct preview *p) {
+    struct early_answer *early = &p->early;
+    early->waits = false;
+    stop_timer(p);
+    for (size_t at = 0; at < early->headers.len;) {
+        const char *name = early->headers.data + at;
+        const char *value = name + strlen(name) + 1;
+        reply_header(p->r, name, value);
+        at = (size_t)(value - early->headers.data) + strlen(value) + 1;
+    }
+    reply_stream_begin(p->r, early->status, early->length);
+}
+
+/* Hands on what was kept of an early answer; false: some is left. */
+static bool flush_early(struct preview *p) {
+    struct buffer *body = &p->early.body;
+    if (!body->len) return true;
+    buffer_consume(body, reply_stream_write(p->r, body->data, body->len));
+    if (body->len) return false;
+    if (p->early.ended) reply_stream_end(p->r);
+    return true;
+}
+
+/* Content-Length for the client: the body's, or what the answer to a HEAD claims; -1 = not known. */
+static int64_t answer_length(const struct http1_head *head) {
+    if (head->framing == HTTP1_BODY_LENGTH) return (int64_t)head->content_length;
+    if (head->framing == HTTP1_BODY_NONE && http1_find(head, "content-length"))
+        return (int64_t)head->content_length;
+    return -1;
+}
+
+static struct preview_place place_of(const struct preview *p, int port) {
+    return (struct preview_place){.sandbox = p->r->sandbox->name,
+                                  .port = port,
+                                  .base_url = buffer_slice(&p->base_url),
+                                  .prefix = p->prefix};
+}
+
+static int port_of_request(const struct request *r) {
+    uint64_t port;
+    return slice_parse_u64(slice_of(request_param(r, "port")), 65535, &port) ? (int)port : 0;
+}
+
+static void on_head(void *ctx, const struct http1_head *head, const struct slice *whole) {
+    struct preview *p = ctx;
+    struct request *r = p->r;
+    struct preview_place place = place_of(p, port_of_request(r));
+    struct buffer *scratch = upstream_pool_scratch(r->upstreams);
+    /* An answer that is complete is passed on at once: the application does not want the rest. */
+    bool wait = !whole && !p->body_done;
+    preview_answer_headers(&place, head, scratch, wait ? keep_header : emit_header,
+                           wait ? (void *)&p->early.headers : (void *)r);
+    if (wait) {
+        p->early.waits = true;
+        p->early.status = head->status;
+        p->early.length = answer_length(head);
+        p->body_bytes_seen = p->body_bytes;
+        start_timer(p, STALL_TIMEOUT_MS, STALL_TIMEOUT_MS);
+        return;
+    }
+    if (head->status == 204 || head->status == 304) {
+        reply_empty(r, head->status);
+    } else if (whole && strcmp(r->method, "HEAD") != 0) {
+        char *copy = slice_dup(*whole);
+        reply_text(r, head->status, NULL, copy, whole->len);
+    } else {
+        reply_stream_begin(r, head->status, answer_length(head));
+    }
+}
+
+static size_t on_answer_body(void *ctx, const char *data, size_t len) {
+    struct preview *p = ctx;
+    struct early_answer *early = &p->early;
+    if (!early->waits) return early->body.len ? 0 : reply_stream_write(p->r, data, len);
+    size_t room = UPSTREAM_BUFFER - early->body.len, taken = len < room ? len : room;
+    buffer_append(&early->body, data, taken);
+    early->full = taken < len;
+    return taken;
+}
+
+static void on_answer_end(void *ctx) {
+    struct preview *p = ctx;
+    upstream_close(steal_ptr(p->upstream));
+    p->dropping = true;
+    p->early.ended = true;
+    struct request *r = p->r;
+    bool resume = p->body_waits && !p->body_done;
+    if (p->early.waits) begin_early(p);
+    if (!p->early.body.len)
+        reply_stream_end(r);
+    else
+        flush_early(p);
+    if (resume) request_body_resume(r);
+}
+
+/* ---- The request ---- */
+
+static void on_upstream_writable(void *ctx) {
+    struct preview *p = ctx;
+    if (!p->body_waits) return;
+    p->body_waits = false;
+    request_body_resume(p->r);
+}
+
+/* Whether asking twice does no harm (RFC 9110 9.2.2). */
+static bool repeatable(const struct request *r) {
+    static const char *const methods[] = {"GET", "HEAD", "OPTIONS", "PUT", "DELETE", "TRACE"};
+    for (size_t i = 0; i < sizeof methods / sizeof methods[0]; i++)
+        if (!strcmp(r->method, methods[i])) return true;
+    return false;
+}
+
+static void start_dial(struct preview *p);
+
+static void on_upstream_error(void *ctx, const struct error *err, bool unused) {
+    struct preview *p = ctx;
+    upstream_close(steal_ptr(p->upstream));
+    if (unused && !p->retried && p->body_bytes == 0 && repeatable(p->r) && !reply_started(p->r)) {
+        p->retried = true;
+        start_dial(p);
+        return;
+    }
+    struct error shown = *err;
+    if (!strcmp(err->code, "upstream_reset")) shown.retry_after = 1;
+    give_up(p, &shown);
+}
+
+static const struct upstream_events upstream_events = {
+    .on_head = on_head,
+    .on_body = on_answer_body,
+    .on_writable = on_upstream_writable,
+    .on_end = on_answer_end,
+    .on_error = on_upstream_error,
+};
+
+struct header_list {
+    struct http1_header items[HTTP1_MAX_HEADERS];
+    size_t count;
+    bool overflow;
+};
+
+static bool collect_header(void *ctx, struct slice name, struct slice value) {
+    struct header_list *list = ctx;
+    if (list->count == HTTP1_MAX_HEADERS) {
+        list->overflow = true;
+        return false;
+    }
+    list->items[list->count++] = (struct http1_header){name, value};
+    return true;
+}
+
+/* Sends the request on p->upstream. */
+static void forward(struct preview *p) {
+    struct request *r = p->r;
+    cleanup_error struct error err = {0};
+    struct header_list list;
+    list.count = 0;
+    list.overflow = false;
+    request_each_header(r, collect_header, &list);
+    struct preview_request request = {.place = place_of(p, port_of_request(r)),
+                                      .method = r->method,
+                                      .path = r->path,
+                                      .query = r->query,
+                                      .client_ip = r->client_ip,
+                                      .request_id = r->request_id,
+                                      .auth_method = r->identity.auth_method,
+                                      .framing = p->framing,
+                                      .content_length = r->body_length > 0 ? (uint64_t)r->body_length : 0,
+                                      .headers = list.items,
+                                      .header_count = list.count};
+    struct buffer *head = upstream_pool_scratch(r->upstreams);
+    if (list.overflow) {
+        error_set(&err, 431, "header_too_large", "the request has more than %d headers", HTTP1_MAX_HEADERS);
+        give_up(p, &err);
+        return;
+    }
+    if (!preview_request_head(&request, head, &err)) {
+        give_up(p, &err);
+        return;
+    }
+    upstream_send(p->upstream, r->method, buffer_slice(head), p->framing, request.content_length,
+                  &upstream_events, p);
+    if (p->body_done) upstream_finish(p->upstream);
+    if (p->body_waits) {
+        p->body_waits = false;
+        request_body_resume(r);
+    }
+}
+
+/* ---- The dial ---- */
+
+static void on_connected(void *ctx, int fd) {
+    struct preview *p = ctx;
+    cleanup_error struct error err = {0};
+    stop_timer(p);
+    access_close(steal_ptr(p->dial));
+    p->upstream = upstream_adopt(p->r->upstreams, p->r->sandbox->uid, port_of_request(p->r), fd, &err);
+    if (p->upstream)
+        forward(p);
+    else
+        give_up(p, &err);
+}
+
+static void on_dial_error(void *ctx, const struct error *err) {
+    struct preview *p = ctx;
+    stop_timer(p);
+    struct error shown = *err;
+    shown.details = NULL; /* stays with its owner */
+    if (!strcmp(err->code, "port_closed") || !strcmp(err->code, ERR_SANDBOX_UNREACHABLE))
+        shown.retry_after = 1;
+    if (!strcmp(err->code, "sandbox_timeout")) shown.code = "upstream_timeout";
+    give_up(p, &shown);
+}
+
+static void on_dial_end(void *ctx, const json_t *result) {
+    (void)result;
+    struct error err = {0};
+    error_set(&err, 502, ERR_SANDBOX_UNREACHABLE,
+              "the sandbox ended the connection before it reached the port");
+    on_dial_error(ctx, &err);
+}
+
+static const struct access_events dial_events = {
+    .on_connected = on_connected, .on_end = on_dial_end, .on_error = on_dial_error};
+
+static void start_dial(struct preview *p) {
+    struct request *r = p->r;
+    cleanup_error struct error err = {0};
+    cleanup_json json_t *args = json_pack("{s:i}", "port", port_of_request(r));
+    p->dial = access_open(r->backend->access, r->uv, r->sandbox, ACCESS_DIAL, args, &dial_events, p, &err);
+    if (p->dial)
+        start_timer(p, CONNECT_TIMEOUT_MS, 0);
+    else
+        give_up(p, &err);
+}
+
+/* ---- The client's stream ---- */
+
+static size_t on_body(struct request *r, const char *data, size_t len) {
+    struct preview *p = r->state;
+    if (p->dropping) return len;
+    size_t taken = p->upstream ? upstream_write(p->upstream, data, len) : 0;
+    p->body_bytes += taken;
+    p->body_waits = taken < len;
+    return taken;
+}
+
+static void on_body_end(struct request *r) {
+    struct preview *p = r->state;
+    p->body_done = true;
+    if (p->upstream) upstream_finish(p->upstream);
+    if (!p->early.waits) return;
+    begin_early(p);
+    if (flush_early(p) && p->upstream) upstream_resume(p->upstream);
+}
+
+static void on_writable(struct request *r) {
+    struct preview *p = r->state;
+    if (flush_early(p) && p->upstream) upstream_resume(p->upstream);
+}
+
+static void on_timer_closed(uv_handle_t *handle) {
+    free(handle->data);
+}
+
+static void on_close(struct request *r, bool aborted) {
+    (void)aborted;
+    struct preview *p = r->state;
+    r->state = NULL;
+    access_close(steal_ptr(p->dial));
+    upstream_close(steal_ptr(p->upstream));
+    upstream_pool_leave(r->upstreams);
+    buffer_free(&p->base_url);
+    buffer_free(&p->early.headers);
+    buffer_free(&p->early.body);
+    if (p->timer_open)
+        uv_close((uv_handle_t *)&p->timer, on_timer_closed);
+    else
+        free(p);
+}
+
+static const struct stream_ops preview_ops = {
+    .on_body = on_body, .on_body_end = on_body_end, .on_writable = on_writable, .on_close = on_close};
+
+/* An upgrade that must not be ignored; "h2c" may be (RFC 9110 7.8). */
+static bool wants_upgrade(struct request *r) {
+    const char *connection = request_header(r, "Connection"), *upgrade = request_header(r, "Upgrade");
+    return connection && upgrade && strcasestr(connection, "upgrade") && strcasecmp(upgrade, "h2c") != 0;
+}
+
+static bool check(struct request *r, int port, char prefix[PREVIEW_PREFIX_MAX], struct error *err) {
+    if (!preview_prefix(r->sandbox->name, port, prefix)) {
+        error_set(err, 404, "sandbox_not_found", "no such sandbox");
+        return false;
+    }
+    if (!port_forward_find(r->backend->store, r->sandbox, port)) {
+        error_set(
+            err, 404, "port_not_forwarded",
+            "port %d of this sandbox is not forwarded: POST /api/v1/sandboxes/%s/ports with {\"port\": %d}",
+            port, r->sandbox->name, port);
+        return false;
+    }
+    if (wants_upgrade(r)) {
+        error_set(err, 501, "upgrade_not_supported",
+                  "previews do not carry WebSocket or other upgrades yet: use plain HTTP, long polling or "
+                  "server-sent "
+                  "events");
+        return false;
+    }
+    if (!upstream_pool_admit(r->upstreams)) {
+        error_set(err, 503, "proxy_overloaded",
+                  "%d previewed requests are under way on this server's thread; retry", UPSTREAM_MAX_ACTIVE);
+        err->retry_after = 1;
+        return false;
+    }
+    return true;
+}
+
+bool preview_precheck(struct request *r, struct error *err) {
+    if (port_of_request(r) > 0) return true;
+    error_set(err, 400, ERR_BAD_REQUEST, "the port must be a number from 1 to 65535");
+    return false;
+}
+
+void preview_proxy(struct request *r) {
+    cleanup_error struct error err = {0};
+    int port = port_of_request(r);
+    char prefix[PREVIEW_PREFIX_MAX];
+    if (!check(r, port, prefix, &err)) {
+        reply_failure(r, &err);
+        return;
+    }
+    struct preview *p = xcalloc(1, sizeof *p);
+    p->r = r;
+    memcpy(p->prefix, prefix, sizeof p->prefix);
+    p->body_done = r->body_length == 0;
+    p->framing = r->body_length < 0   ? HTTP1_BODY_CHUNKED
+                 : r->body_length > 0 ? HTTP1_BODY_LENGTH
+                                      : HTTP1_BODY_NONE;
+    request_base_url(r, &p->base_url);
+    request_stream(r, &preview_ops, p);
+    /* Applications close connections that were idle, often without notice: what must not be sent twice
+     * goes only over one that was used a moment ago. */
+    p->upstream = upstream_reuse(r->upstreams, r->sandbox->uid, port,
+                                 repeatable(r) ? UPSTREAM_IDLE_MS : UPSTREAM_FRESH_MS);
+    if (p->upstream)
+        forward(p);
+    else
+        start_dial(p);
+}

@@ -21,15 +21,15 @@ struct access;
 struct access_stream;
 
 enum access_op {
-    ACCESS_EXEC,          /* args: exec arguments below. Writes are stdin; data are channels 1 and 2. */
-    ACCESS_EXEC_ATTACH,   /* args: {id, wait}. The outcome of an exec by its id */
-    ACCESS_EXEC_KILL,     /* args: {id}. Ends its whole tree */
-    ACCESS_STAT,          /* args: {path}. result: entry */
-    ACCESS_LIST,          /* args: {path}. result: {path, entries: [entry]} */
-    ACCESS_READ,          /* args: {path, offset?, length?}. on_head: file_info, then data on channel 1 */
-    ACCESS_WRITE,         /* args: {path, size?}. Writes are the content. result: {path, bytes, etag, created} */
-    ACCESS_MKDIR,         /* args: {path}. Parents too. result: {path, created} */
-    ACCESS_REMOVE,        /* args: {path, recursive}. result: {} */
+    ACCESS_EXEC,        /* args: exec arguments below. Writes are stdin; data are channels 1 and 2. */
+    ACCESS_EXEC_ATTACH, /* args: {id, wait}. The outcome of an exec by its id */
+    ACCESS_EXEC_KILL,   /* args: {id}. Ends its whole tree */
+    ACCESS_STAT,        /* args: {path}. result: entry */
+    ACCESS_LIST,        /* args: {path}. result: {path, entries: [entry]} */
+    ACCESS_READ,        /* args: {path, offset?, length?}. on_head: file_info, then data on channel 1 */
+    ACCESS_WRITE,  /* args: {path, size?}. Writes are the content. result: {path, bytes, etag, created} */
+    ACCESS_MKDIR,  /* args: {path}. Parents too. result: {path, created} */
+    ACCESS_REMOVE, /* args: {path, recursive}. result: {} */
     ACCESS_ARCHIVE_READ,  /* args: {path}. Data: a tar stream (pax) of the directory, channel 1 */
     ACCESS_ARCHIVE_WRITE, /* args: {path}. Writes are a tar stream, unpacked under path.
                            * result: {path, entries, bytes} */
@@ -77,11 +77,12 @@ struct access_events {
     void (*on_started)(void *ctx);
     /* Never more than 64 KiB at once. May be followed by more until access_pause(). */
     void (*on_data)(void *ctx, int channel, const char *data, size_t len);
-    /* access_write() took less than it was given; now there is room. */
+    /* access_write() took less than it was given; now there is room. And once after
+     * access_finish(), when all input has left this process. */
     void (*on_writable)(void *ctx);
     /* ACCESS_DIAL: a connected non-blocking socket; the caller owns it now. The stream has ended. */
     void (*on_connected)(void *ctx, int fd);
-    void (*on_end)(void *ctx, const json_t *result); /* borrowed */
+    void (*on_end)(void *ctx, const json_t *result);      /* borrowed */
     void (*on_error)(void *ctx, const struct error *err); /* borrowed */
 };
 
@@ -94,9 +95,9 @@ struct access_events {
 
 /* Opens a stream to the sandbox (a KIND_SANDBOX object) or returns NULL with err (not
  * running, bad arguments). `args` is borrowed. */
-struct access_stream *access_open(struct access *access, uv_loop_t *loop, struct object *sandbox, enum access_op op,
-                                  const json_t *args, const struct access_events *events, void *ctx,
-                                  struct error *err);
+struct access_stream *access_open(struct access *access, uv_loop_t *loop, struct object *sandbox,
+                                  enum access_op op, const json_t *args, const struct access_events *events,
+                                  void *ctx, struct error *err);
 /* Takes up to its free buffer (64 KiB) and returns how much. Less than len: on_writable follows. */
 size_t access_write(struct access_stream *s, const char *data, size_t len);
 void access_finish(struct access_stream *s); /* no more input */

@@ -177,8 +177,9 @@ static void flush_output(struct access_stream *s) {
 
 /* Whether a user who waits for room can be told that there is some. */
 static bool writer_can_go_on(const struct access_stream *s) {
-    if (!s->want_writable || s->finished || stream_over(s)) return false;
+    if (!s->want_writable || stream_over(s)) return false;
     if (s->send_off) return true;
+    if (s->finished) return s->state != STREAM_CONNECTING && !output_pending(s);
     return s->state != STREAM_CONNECTING && s->out_end - s->out_start <= OUT_DATA / 2 &&
            (s->op != ACCESS_EXEC || s->credit > 0);
 }
@@ -370,7 +371,7 @@ void access_finish(struct access_stream *s) {
         fail_later(s, 400, ERR_BAD_REQUEST, "the input ended before its declared length");
         return;
     }
-    s->finished = true;
+    s->finished = s->want_writable = true;
     if (!s->send_off && !s->has_size && (s->op == ACCESS_EXEC || s->row->body)) {
         if (!s->out) s->out = xcalloc(1, OUT_DATA + OUT_SPARE);
         /* OUT_SPARE keeps room for this at any time. */

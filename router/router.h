@@ -17,5 +17,6 @@ struct router {
     struct metrics *metrics;
     struct key_cache *keys;
     struct rate_limiter *rate_limiter; /* NULL = off */
+    _Atomic int64_t exec_output_bytes; /* held by all execs under way: exec.c bounds it */
     _Atomic bool draining;             /* SIGTERM seen: new requests are refused */
 };

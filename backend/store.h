@@ -72,7 +72,8 @@ void object_list_free(struct object_list *l);
 
 enum store_change { STORE_ADDED, STORE_MODIFIED, STORE_DELETED };
 /* Called for each change, in order, on the thread that made it or on a store's own
- * thread. Must be quick, must not call back into the store's writes. */
+ * thread. Must be quick. It may read the store (what it finds is at least as new as the
+ * change), but must not call writes, watch or unwatch. */
 typedef void store_watch_fn(void *ctx, enum store_change change, struct object *object);
 
 enum store_part {
@@ -94,10 +95,11 @@ struct store_ops {
     /* namespace NULL or "" = all. */
     struct object_list (*list)(struct store *, enum kind, const char *namespace);
 
-    /* Errors: 409 already_exists, 409 conflict, 404 not_found, 400 (admission), 503 unavailable,
-     * 507 insufficient_storage (disk full). `*out` (may be NULL) gets a reference. */
+    /* Errors: 409 already_exists, 409 conflict, 404 not_found, 400 (admission), 413 too_large,
+     * 503 unavailable, 507 insufficient_storage (disk full). `*out` (may be NULL) gets a reference. */
     bool (*create)(struct store *, enum kind, const json_t *object, struct object **out, struct error *);
-    /* Replaces the part; metadata.resourceVersion in `object`, when there, must match. */
+    /* Replaces the part; metadata.resourceVersion and uid in `object`, when there, must match. What
+     * only the store sets (uid, creationTimestamp, ...) is kept. A write that changes nothing is none. */
     bool (*replace)(struct store *, enum kind, enum store_part, const json_t *object, struct object **out,
                     struct error *);
     /* JSON merge patch (RFC 7396) of the part. */
@@ -108,8 +110,10 @@ struct store_ops {
     bool (*remove)(struct store *, enum kind, const char *namespace, const char *name,
                    const struct store_preconditions *, struct error *);
 
-    /* Existing objects are reported first, as STORE_ADDED. Returns a handle for unwatch. */
+    /* Existing objects are reported first, as STORE_ADDED, on the caller's thread; then changes,
+     * without a gap and none twice. Returns a handle for unwatch. */
     void *(*watch)(struct store *, enum kind, store_watch_fn *, void *ctx);
+    /* When it returns, no callback of the handle runs or will run. Before the store is closed. */
     void (*unwatch)(struct store *, void *handle);
 
     /* Whether reads can be trusted (caches have synced); else 503 with the reason. */

@@ -160,6 +160,7 @@ static bool foreign_writes_seen(void) {
 START_TEST(other_process_is_followed) {
     object_unref(must_create(KIND_SECRET, make("default", "old", "", "")));
     object_unref(must_create(KIND_SECRET, make("default", "gone", "", "")));
+    added = modified = deleted = 0;
     void *handle = store->ops->watch(store, KIND_SECRET, count, NULL);
     elsewhere("write");
     wait_for(foreign_writes_seen);
@@ -208,6 +209,7 @@ START_TEST(pruned_tombstones) {
     object_unref(must_create(KIND_SECRET, make("default", "old", "", "")));
     object_unref(must_create(KIND_SECRET, make("default", "gone", "", "")));
     object_unref(must_create(KIND_SECRET, make("default", "same", "", "")));
+    added = modified = deleted = 0;
     void *handle = store->ops->watch(store, KIND_SECRET, count, NULL);
     /* Held still meanwhile, so that it misses everything. */
     struct local_store *s = (struct local_store *)store;

@@ -1,0 +1,270 @@
+"""Every credential on every operation (lessons S10, S34; http-api.md 2.1, 3.5 and 3.8).
+
+The table below is written by hand from the contract, not from the server: an operation of the
+server's OpenAPI document that has no row here fails the test, and so does one whose own
+`x-auth` or `x-action-group` says something else."""
+
+import itertools
+import json
+import re
+import time
+
+import pytest
+
+from harness import TEMPLATE, error_of, wait_for
+
+API = "/api/v1"
+BOX = API + "/sandboxes/{id}"
+GROUPS = ["run-command", "files:read", "files:write", "ports", "agent:invoke", "agent:configure", "resume", "stop"]
+ANY = "any"
+
+# (method, path): (who, group that lets a scoped key in or None or ANY)
+TABLE = {
+    ("GET", "/healthz"): ("public", None),
+    ("GET", "/readyz"): ("public", None),
+    ("GET", "/metrics"): ("public", None),
+    ("GET", "/health"): ("public", None),
+    ("GET", API + "/health"): ("public", None),
+    ("GET", API + "/openapi.json"): ("public", None),
+    ("GET", API + "/sandboxes"): ("user", None),
+    ("POST", API + "/sandboxes"): ("user", None),
+    ("GET", BOX): ("read", ANY),  # W-26
+    ("PATCH", BOX): ("owner", None),
+    ("DELETE", BOX): ("owner", None),
+    ("POST", BOX + "/stop"): ("owner", "stop"),
+    ("POST", BOX + "/resume"): ("owner", "resume"),
+    ("POST", BOX + "/exec"): ("owner", "run-command"),
+    ("GET", BOX + "/exec/{execId}"): ("owner", "run-command"),
+    ("DELETE", BOX + "/exec/{execId}"): ("owner", "run-command"),
+    ("GET", BOX + "/files/"): ("owner", "files:read"),
+    ("GET", BOX + "/files/{path}"): ("owner", "files:read"),
+    ("PUT", BOX + "/files/{path}"): ("owner", "files:write"),
+    ("DELETE", BOX + "/files/{path}"): ("owner", "files:write"),
+    ("GET", BOX + "/stat"): ("owner", "files:read"),
+    ("POST", BOX + "/mkdir"): ("owner", "files:write"),
+    ("GET", BOX + "/archive"): ("owner", "files:read"),
+    ("PUT", BOX + "/archive"): ("owner", "files:write"),
+    ("GET", BOX + "/ports"): ("owner", "ports"),
+    ("POST", BOX + "/ports"): ("owner", "ports"),
+    ("DELETE", BOX + "/ports/{port}"): ("owner", "ports"),
+    ("*", BOX + "/preview/{port}"): ("owner", None),
+    ("*", BOX + "/preview/{port}/{path}"): ("owner", None),
+    ("GET", API + "/templates"): ("user", None),
+    ("POST", API + "/templates"): ("admin", None),
+    ("GET", API + "/templates/{name}"): ("user", None),
+    ("PUT", API + "/templates/{name}"): ("admin", None),
+    ("DELETE", API + "/templates/{name}"): ("admin", None),
+    ("GET", API + "/user/me"): ("user", None),
+    ("GET", API + "/user/api-keys"): ("user", None),
+    ("POST", API + "/user/api-keys"): ("user", None),
+    ("DELETE", API + "/user/api-keys/{keyId}"): ("user", None),
+}
+METHODS = ("GET", "PUT", "POST", "DELETE", "PATCH")
+PREVIEW_METHODS = METHODS
+
+
+def normal(path):
+    return re.sub(r"\{[^}]*\}", "{}", path.replace("...}", "}"))
+
+
+def operations(document):
+    for path, item in document["paths"].items():
+        for method, operation in item.items():
+            if method in ("get", "put", "post", "delete", "patch", "head", "options", "trace"):
+                yield method.upper(), path, operation
+
+
+@pytest.fixture(scope="module")
+def document(keyed):
+    with keyed.anonymous() as client:
+        return client.get(API + "/openapi.json").json()
+
+
+def row_of(method, path):
+    for (m, p), row in TABLE.items():
+        if normal(p) == normal(path) and m in (method, "*"):
+            return row
+    return None
+
+
+def test_S34_every_operation_has_a_row_and_agrees_with_it(document):
+    problems = []
+    for method, path, operation in operations(document):
+        row = row_of(method, path)
+        if row is None:
+            problems.append(f"{method} {path}: no row in the table")
+            continue
+        declared = (operation.get("x-auth"), operation.get("x-action-group"))
+        if declared != (row[0], row[1]) and declared != (row[0], row[1] or "none"):
+            problems.append(f"{method} {path}: declares {declared}, the table says {row}")
+    assert not problems, "\n".join(problems)
+
+
+def test_S34_every_row_is_served(document):
+    served = {(method, normal(path)) for method, path, _ in operations(document)}
+    for method, path in TABLE:
+        for m in PREVIEW_METHODS if method == "*" else [method]:
+            assert (m, normal(path)) in served, (m, path)
+
+
+# The target's template does not exist: it is in Error at once, so nothing that is allowed does anything.
+@pytest.fixture(scope="module")
+def target(keyed):
+    names = itertools.count()
+    with keyed.client("u1") as client:
+        def make(name):
+            answer = client.post(API + "/sandboxes", json={"name": name, "template": "no-such-template"})
+            assert answer.status_code == 201, answer.text
+        make("table-target")
+        make("table-other")
+
+        def victim():
+            name = f"table-victim-{next(names)}"
+            make(name)
+            return name
+        yield victim
+        for sandbox in client.get(API + "/sandboxes").json()["sandboxes"]:
+            if sandbox["name"].startswith("table-"):
+                client.delete(API + "/sandboxes/" + sandbox["name"])
+
+
+@pytest.fixture(scope="module")
+def credentials(keyed, target):
+    """name -> headers"""
+    def header(key):
+        return {"X-API-Key": key}
+    with keyed.client("u1") as u1:
+        def mint(**body):
+            answer = u1.post(API + "/user/api-keys", json=body)
+            assert answer.status_code == 201, answer.text
+            return answer.json()
+        expired = mint(name="expired", expiresIn="1s")["key"]
+        revoked = mint(name="revoked")
+        assert u1.delete(f"{API}/user/api-keys/{revoked['id']}").status_code == 200
+        kinds = {
+            "none": {}, "empty": {"X-API-Key": ""}, "garbage": header("atk_" + "A" * 43), "text": header("hello"),
+            "basic": {"Authorization": "Basic dTE6dTE="}, "token": {"Authorization": "Bearer eyJhbGciOiJub25lIn0.e30."},
+            "expired": header(expired), "revoked": header(revoked["key"]),
+            "owner": header(keyed.keys["u1"]), "other": header(keyed.keys["u2"]), "admin": header(keyed.keys["admin"]),
+            "scoped for another": header(mint(sandboxId="table-other")["key"]),
+            "scoped all": header(mint(sandboxId="table-target")["key"]),
+        }
+        for group in GROUPS:
+            kinds["scoped " + group] = header(mint(sandboxId="table-target", scopes=[group])["key"])
+    time.sleep(1.2)
+    return kinds
+
+
+UNKNOWN = ("none", "empty", "garbage", "text", "basic", "token", "expired", "revoked")
+
+
+def expected(who, group, credential):
+    """The status of the gate: 401, 403, 404, or None for let in."""
+    if who == "public":
+        return None
+    if credential in UNKNOWN:
+        return 401
+    if credential.startswith("scoped"):
+        if group is None or credential == "scoped for another":
+            return 403
+        if group == ANY or credential in ("scoped all", "scoped " + group):
+            return None
+        return 403
+    if who == "admin":
+        return None if credential == "admin" else 403
+    if who in ("owner", "read") and credential == "other":
+        return 404
+    return None
+
+
+def call(client, method, path, headers, sandbox):
+    path = (path.replace("{id}", sandbox).replace("{execId}", "no-such-exec").replace("{path}", "workspace/x")
+            .replace("{port}", "8080").replace("{name}", "no-such-template").replace("{keyId}", "no-such-key"))
+    body = None
+    if method in ("POST", "PUT", "PATCH"):
+        body = b'{"name": "UPPER CASE"}' if "preview" not in path and "files" not in path else b""
+    return client.request(method, path, headers=headers, content=body)
+
+
+@pytest.mark.parametrize("method, path", [(m, p) for (method, p) in TABLE for m in (PREVIEW_METHODS if method == "*" else [method])])
+def test_S34_every_credential(keyed, target, credentials, method, path):
+    who, group = row_of(method, path)
+    problems = []
+    with keyed.anonymous() as client:
+        for credential, headers in credentials.items():
+            gate = expected(who, group, credential)
+            destructive = method == "DELETE" and path == BOX and gate is None
+            answer = call(client, method, path, headers, target() if destructive else "table-target")
+            status = answer.status_code
+            if gate is None:
+                # Inside, anything may be wrong with the request: but nothing about who asks.
+                inner = {404} if "{name}" in path or "{keyId}" in path or "{execId}" in path else set()
+                wrong = status in {401, 403, 404, 405} - inner or status >= 500
+                if wrong and not (status == 503 and path == "/readyz"):
+                    problems.append(f"{credential}: {status}, should be let in: {answer.text[:120]}")
+            else:
+                if status != gate:
+                    problems.append(f"{credential}: {status}, should be {gate}: {answer.text[:120]}")
+                else:
+                    error_of(answer)
+    assert not problems, "\n".join(problems)
+
+
+def test_S34_dev_auth_opens_everything(dev):
+    with dev.anonymous() as client:
+        client.post(API + "/sandboxes", json={"name": "table-target", "template": "no-such-template"})
+        for method, path in TABLE:
+            if (method, path) == ("DELETE", BOX):
+                continue
+            for m in PREVIEW_METHODS if method == "*" else [method]:
+                for headers in ({}, {"X-API-Key": "garbage"}, {"Authorization": "Basic x"}):
+                    answer = call(client, m, path, headers, "table-target")
+                    assert answer.status_code not in (401, 403), (m, path, answer.text)
+        assert client.delete(API + "/sandboxes/table-target").status_code == 204
+
+
+def test_S10_scoped_key_never_says_whether_another_sandbox_exists(keyed, credentials):
+    with keyed.anonymous() as client:
+        for path in ("/exec", "", "/files/workspace/x", "/ports"):
+            answers = [client.get(f"{API}/sandboxes/{name}{path}", headers=credentials["scoped all"])
+                       for name in ("table-other", "does-not-exist")]
+            assert answers[0].status_code == answers[1].status_code == (405 if path == "/exec" else 403)
+
+
+def test_W74_scoped_key_dies_with_its_sandbox(keyed, u1):
+    """Bound to the sandbox, not to its name."""
+    def create():
+        wait_for(lambda: u1.post(API + "/sandboxes", json={"name": "table-reborn", "template": TEMPLATE}).status_code == 201, 20)
+        wait_for(lambda: u1.get(API + "/sandboxes/table-reborn").json()["status"] == "Running", 20)
+    create()
+    key = u1.post(API + "/user/api-keys", json={"sandboxId": "table-reborn"}).json()["key"]
+    with keyed.client(key) as scoped:
+        assert scoped.get(API + "/sandboxes/table-reborn").status_code == 200
+        u1.delete(API + "/sandboxes/table-reborn")
+        wait_for(lambda: u1.get(API + "/sandboxes/table-reborn").status_code == 404)
+        error_of(scoped.get(API + "/sandboxes/table-reborn"), (401, 403))
+        create()
+        error_of(scoped.get(API + "/sandboxes/table-reborn"), (401, 403))
+        error_of(scoped.post(API + "/sandboxes/table-reborn/exec", json={"command": "id"}), (401, 403))
+    u1.delete(API + "/sandboxes/table-reborn")
+
+
+def test_S10_headers_cannot_change_who_or_what(keyed, u2, box):
+    for headers in ({"X-Original-URL": "/healthz"}, {"X-Rewrite-URL": "/healthz"}, {"X-Forwarded-User": "u1"}, {"X-User": "u1"},
+                    {"X-Remote-User": "admin"}, {"X-Auth-Request-User": "u1"}, {"X-HTTP-Method-Override": "DELETE"},
+                    {"Cookie": "X-API-Key=" + keyed.keys["admin"]}):
+        error_of(u2.get(box.base, headers=headers), 404)
+    for params in ({"api_key": keyed.keys["admin"]}, {"token": keyed.keys["admin"]}, {"access_token": keyed.keys["u1"]}):
+        with keyed.anonymous() as client:
+            error_of(client.get(API + "/user/me", params=params), 401)
+
+
+def test_tutorial_2_key_as_bearer_token(keyed):
+    """`Authorization: Bearer` takes an API key too, on every route, in any case of the scheme's letters."""
+    with keyed.anonymous() as client:
+        for scheme in ("Bearer", "bearer", "BEARER"):
+            answer = client.get(API + "/user/me", headers={"Authorization": f"{scheme} {keyed.keys['u1']}"})
+            assert (answer.status_code, json.loads(answer.text)["sub"]) == (200, "u1"), answer.text
+        answer = client.get(API + "/user/me", headers={"Authorization": "Bearer " + keyed.keys["u2"], "X-API-Key": keyed.keys["u1"]})
+        assert answer.json()["sub"] == "u1"
+        assert error_of(client.get(API + "/user/me", headers={"Authorization": "Bearer a.b\"c.d"}), 401)["error"] == "invalid_token"

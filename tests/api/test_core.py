@@ -1,0 +1,504 @@
+"""What all routes have in common: http-api.md 1 and 6.1, lessons S27 and S32."""
+
+import json
+import re
+import signal
+import subprocess
+import threading
+import time
+
+import httpx
+import openapi_spec_validator
+import pytest
+
+import harness
+from harness import BINARY, TEMPLATE, MiB, Raw, Router, clean_environment, error_of, raw_exchange, wait_for
+
+API = "/api/v1"
+REF = {"name": TEMPLATE, "kind": "ClusterSandboxTemplate"}
+CODE = re.compile(r"^[a-z][a-z0-9_]*$")
+
+
+def head(keyed, method, target, *headers, user="u1"):
+    lines = [f"{method} {target} HTTP/1.1", "Host: router.test", f"X-API-Key: {keyed.keys[user]}", *headers]
+    return "\r\n".join(lines) + "\r\n\r\n"
+
+
+# ---- 1.2 paths and methods ----
+
+@pytest.mark.parametrize("path", ["/", "/foo", "/api", "/api/v1", "/api/v1/", "/api/v2/sandboxes", "/api/v1/sandboxes/",
+                                  "/api/v1/sandboxes/x/files", "/api/v1/sandboxes/x/y/z", "/healthz/", "/ws/x"])
+def test_1_2_W58_unknown_paths_are_404_json(u1, path):
+    body = error_of(u1.get(path), 404)
+    assert CODE.match(body["error"] if CODE.match(body["error"]) else body.get("code", "")), body
+
+
+@pytest.mark.parametrize("method, path, allowed", [
+    ("POST", "/healthz", {"GET"}),
+    ("DELETE", "/api/v1/templates", {"GET", "POST"}),
+    ("POST", "/api/v1/templates/x", {"GET", "PUT", "DELETE"}),
+    ("POST", "/api/v1/sandboxes/x", {"GET", "PATCH", "DELETE"}),
+    ("GET", "/api/v1/sandboxes/x/stop", {"POST"}),
+    ("PUT", "/api/v1/user/me", {"GET"}),
+    ("BREW", "/api/v1/sandboxes", {"GET", "POST"}),
+])
+def test_1_2_W58_wrong_method_is_405_with_allow(u1, method, path, allowed):
+    answer = u1.request(method, path)
+    error_of(answer, 405)
+    assert {m.strip() for m in answer.headers["Allow"].split(",")} >= allowed
+
+
+def test_1_2_head_answers_as_get_without_a_body(keyed, u1):
+    for path in ("/healthz", API + "/health", API + "/sandboxes", API + "/templates", API + "/user/me"):
+        full = u1.get(path)
+        assert full.status_code == 200
+        answer = u1.head(path)
+        assert answer.status_code == 200, path
+        assert answer.content == b""
+        assert answer.headers["Content-Type"] == full.headers["Content-Type"]
+        assert answer.headers["Content-Length"] == full.headers["Content-Length"], path
+    assert u1.head(API + "/nope").status_code == 404
+    # nothing of a body reaches the wire, on the same connection
+    with Raw(keyed) as raw:
+        raw.send(head(keyed, "HEAD", API + "/sandboxes") + head(keyed, "GET", "/healthz"))
+        assert raw.response("HEAD")[0] == 200
+        status, _, body = raw.response()
+        assert status == 200 and b"ok" in body
+
+
+def test_1_2_W31_repeated_slashes_and_dots_are_not_redirected(keyed, box):
+    for target in (box.base.replace("/sandboxes", "//sandboxes"), box.base.replace("/sandboxes", "/./sandboxes"),
+                   "/api/v1/templates/../sandboxes/" + box.name):
+        status, _, body = raw_exchange(keyed, head(keyed, "GET", target))
+        assert status == 200, (target, status)
+        assert json.loads(body)["name"] == box.name
+
+
+def test_1_2_encoded_slash_never_matches_a_variable(keyed, box):
+    status, _, _ = raw_exchange(keyed, head(keyed, "GET", "/api/v1/sandboxes%2F" + box.name))
+    assert status in (400, 404)
+    status, _, _ = raw_exchange(keyed, head(keyed, "GET", box.base + "%2Fports"))
+    assert status in (400, 404)
+
+
+def test_1_2_percent_encoded_name_is_decoded(keyed, box):
+    name = "".join(f"%{ord(c):02x}" for c in box.name)
+    status, _, body = raw_exchange(keyed, head(keyed, "GET", "/api/v1/sandboxes/" + name))
+    assert (status, json.loads(body)["name"]) == (200, box.name)
+
+
+# ---- 1.9 request ids ----
+
+def test_1_9_request_id_is_made(u1):
+    answers = [u1.get(API + "/sandboxes") for _ in range(3)]
+    ids = [answer.headers["X-Request-ID"] for answer in answers]
+    assert all(re.fullmatch("[0-9a-f]{16}", i) for i in ids)
+    assert len(set(ids)) == 3
+
+
+@pytest.mark.parametrize("sent", ["a", "Trace-1.2_3", "x" * 128])
+def test_1_9_W59_good_request_id_is_kept(u1, sent):
+    assert u1.get(API + "/user/me", headers={"X-Request-ID": sent}).headers["X-Request-ID"] == sent
+
+
+@pytest.mark.parametrize("sent", ["a b", "x" * 129, 'a"b', "a/b", "\x7f", "é".encode("utf-8").decode("latin-1"), "a;b"])
+def test_1_9_W59_S32_bad_request_id_is_replaced(keyed, sent):
+    answer = raw_exchange(keyed, head(keyed, "GET", API + "/user/me", "X-Request-ID: " + sent))
+    if answer[0] == 400:
+        return  # refused as a header, which is as good
+    assert re.fullmatch("[0-9a-f]{16}", answer[1]["X-Request-ID"])
+
+
+def test_1_9_request_id_on_errors(keyed, u1):
+    for answer in (u1.get(API + "/nope"), u1.get(API + "/sandboxes/none"), u1.delete(API + "/sandboxes"),
+                   u1.post(API + "/sandboxes", content=b"{"), keyed.anonymous().get(API + "/sandboxes"), u1.get("/healthz")):
+        assert answer.headers.get("X-Request-ID"), (answer.request.url, answer.status_code)
+
+
+# ---- 1.10 CORS ----
+
+ORIGIN = "https://console.example.org"
+
+
+@pytest.fixture(scope="module")
+def cors():
+    with Router(f"--cors-allowed-origins={ORIGIN}, https://b.example:8443", keys=("admin",)) as router:
+        yield router
+
+
+def test_1_10_W41_preflight_of_a_known_origin(cors):
+    with cors.anonymous() as client:
+        answer = client.options(API + "/sandboxes/x", headers={"Origin": ORIGIN, "Access-Control-Request-Method": "PATCH"})
+    assert (answer.status_code, answer.content) == (204, b"")
+    headers = answer.headers
+    assert headers["Access-Control-Allow-Origin"] == ORIGIN
+    assert "Origin" in headers["Vary"]
+    assert {m.strip() for m in headers["Access-Control-Allow-Methods"].split(",")} >= {
+        "GET", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"}
+    assert {h.strip().lower() for h in headers["Access-Control-Allow-Headers"].split(",")} >= {
+        "authorization", "content-type", "x-api-key", "x-request-id"}
+    assert headers["Access-Control-Max-Age"] == "86400"
+    assert "Access-Control-Allow-Credentials" not in headers
+
+
+def test_1_10_W41_headers_on_every_answer_of_a_known_origin(cors):
+    with cors.client("admin") as client, cors.anonymous() as nobody:
+        for answer in (client.get(API + "/sandboxes", headers={"Origin": ORIGIN}),
+                       client.get(API + "/sandboxes/none", headers={"Origin": ORIGIN}),
+                       client.get(API + "/nope", headers={"Origin": ORIGIN}),
+                       nobody.get(API + "/sandboxes", headers={"Origin": ORIGIN})):
+            assert answer.headers.get("Access-Control-Allow-Origin") == ORIGIN, answer.status_code
+            exposed = {h.strip().lower() for h in answer.headers["Access-Control-Expose-Headers"].split(",")}
+            assert exposed >= {"x-request-id", "retry-after", "content-disposition", "deprecation", "sunset", "link"}
+        assert client.get(API + "/sandboxes", headers={"Origin": "https://b.example:8443"}).headers[
+            "Access-Control-Allow-Origin"] == "https://b.example:8443"
+
+
+@pytest.mark.parametrize("origin", ["https://evil.example", "null", ORIGIN.upper(), ORIGIN + ".evil.example", "*",
+                                    ORIGIN + "/", "https://b.example"])
+def test_1_10_S33_other_origins_get_nothing(cors, origin):
+    with cors.client("admin") as client:
+        answer = client.get(API + "/sandboxes", headers={"Origin": origin})
+        assert answer.status_code == 200
+        assert not [h for h in answer.headers if h.lower().startswith("access-control")]
+        assert client.options(API + "/sandboxes", headers={"Origin": origin}).status_code == 403
+
+
+def test_1_10_S33_star_is_never_emitted():
+    with Router("--cors-allowed-origins=*", keys=("admin",)) as router, router.client("admin") as client:
+        answer = client.get(API + "/sandboxes", headers={"Origin": "https://evil.example"})
+        assert "Access-Control-Allow-Origin" not in answer.headers
+
+
+def test_1_2_options_on_any_path(keyed, box):
+    with keyed.anonymous() as client:
+        for path in ("/", "/nope", "/healthz", box.base + "/exec"):
+            answer = client.options(path)
+            assert (answer.status_code, answer.content) == (204, b""), path
+
+
+# ---- 1.11 rate limits ----
+
+def test_1_11_vector_70_per_ip_rate():
+    with Router("--ratelimit-per-ip-rate=1", keys=("admin",)) as router:
+        with Raw(router) as raw:
+            started = time.monotonic()
+            raw.send(head_of(router, "/api/v1/health") * 31)
+            answers = [raw.response() for _ in range(31)]
+            elapsed = time.monotonic() - started
+        codes = [a[0] for a in answers]
+        assert codes[:30] == [200] * 30
+        if elapsed < 1:
+            assert codes[30] == 429
+            status, headers, body = answers[30]
+            body = json.loads(body)
+            assert body["error"] == "rate_limited" and isinstance(body["message"], str)
+            assert body["retryAfter"] == int(headers["Retry-After"]) >= 1
+            assert headers["Content-Type"] == "application/json"
+        with router.anonymous() as client:
+            for path in ("/healthz", "/readyz", "/metrics"):
+                assert client.get(path).status_code == 200  # exempt
+            assert client.get(API + "/nope").status_code in (404, 429)
+        time.sleep(2.2)  # the bucket fills up again
+        with router.client("admin") as client:
+            assert client.get(API + "/user/me").status_code == 200
+            time.sleep(2.2)
+            wait_for(lambda: client.get("/api/v1/sandboxes").status_code == 200, 10, 1.1)
+
+
+def head_of(router, path, key=None):
+    key = f"X-API-Key: {router.keys[key]}\r\n" if key else ""
+    return f"GET {path} HTTP/1.1\r\nHost: x\r\n{key}\r\n"
+
+
+def test_1_11_per_user_rate():
+    with Router("--ratelimit-per-user-rate=2", keys=("u1", "u2", "admin")) as router:
+        with Raw(router) as raw:
+            started = time.monotonic()
+            raw.send(head_of(router, "/api/v1/user/me", "u1") * 104)
+            codes = [raw.response()[0] for _ in range(104)]
+            elapsed = time.monotonic() - started
+        assert codes[:100] == [200] * 100
+        if elapsed < 1.5:
+            assert codes[103] == 429
+        with router.client("u2") as other:  # not of another user
+            assert other.get(API + "/user/me").status_code == 200
+
+
+@pytest.mark.parametrize("value", ["garbage", "", "999.1.1.1", "::::", ","])
+def test_1_11_S20_S21_forwarded_for_of_a_stranger_is_ignored(keyed, u1, value):
+    for header in ("X-Forwarded-For", "X-Real-IP", "Forwarded", "X-Forwarded-Host", "X-Forwarded-Proto"):
+        assert u1.get(API + "/user/me", headers={header: value}).status_code == 200
+
+
+# ---- 1.4, 1.6 and 1.12: bodies and errors; S27 ----
+
+BODIES = {
+    "empty": b"",
+    "text": b"hello",
+    "open": b'{"name": "a"',
+    "array": b"[]",
+    "string": b'"x"',
+    "number": b"1",
+    "null": b"null",
+    "duplicate": b'{"name": "s27-a", "name": "s27-b", "template": "general-coding"}',
+    "bad utf-8": b'{"name": "s27-\xff", "template": "general-coding"}',
+    "overlong utf-8": b'{"name": "s27-\xc0\xaf", "template": "general-coding"}',
+    "surrogate": b'{"name": "s27-\\ud800", "template": "general-coding"}',
+    "nul escape": b'{"name": "s27-\\u0000", "template": "general-coding"}',
+    "nul byte": b'{"name": "s27-\x00", "template": "general-coding"}',
+    "deep": b'{"name": "s27-deep", "template": "general-coding", "x": ' + b"[" * 65 + b"]" * 65 + b"}",
+    "very deep": b"[" * 100000,
+    "infinite": b'{"name": "s27-inf", "template": "general-coding", "x": 1e999}',
+    "huge integer": b'{"name": "s27-int", "template": "general-coding", "x": 99999999999999999999}',
+    "nan": b'{"name": "s27-nan", "template": "general-coding", "x": NaN}',
+    "comment": b'{"name": "s27-com", /* */ "template": "general-coding"}',
+    "bom": b'\xef\xbb\xbf{"name": "s27-bom", "template": "general-coding"}',
+    "single quotes": b"{'name': 's27-q', 'template': 'general-coding'}",
+}
+
+
+@pytest.mark.parametrize("body", BODIES.values(), ids=BODIES.keys())
+def test_1_4_S27_bad_json_is_400_and_creates_nothing(u1, body):
+    error_of(u1.post(API + "/sandboxes", content=body), 400)
+    assert not [s for s in u1.get(API + "/sandboxes").json()["sandboxes"] if s["name"].startswith("s27")]
+
+
+def test_1_12_W44_S27_json_above_1_MiB_is_413(u1):
+    for content in (b'{"name": "' + b"a" * (MiB + 100) + b'"}', iter([b'{"name": "'] + [b"a" * 65536] * 20)):
+        error_of(u1.post(API + "/sandboxes", content=content), 413)
+    # the connection (or a new one) still works
+    assert u1.get(API + "/user/me").status_code == 200
+
+
+def test_1_12_json_of_almost_1_MiB_is_read(u1):
+    padding = "x" * (MiB - 200)
+    error_of(u1.post(API + "/sandboxes", json={"name": "UPPER", "template": TEMPLATE, "padding": padding}), 400)
+
+
+def test_1_4_unknown_members_and_content_type_are_ignored(keyed, u1):
+    body = json.dumps({"name": "core-ignored", "template": TEMPLATE, "whatever": {"a": [1, None]}})
+    answer = u1.post(API + "/sandboxes", content=body, headers={"Content-Type": "text/plain"})
+    assert answer.status_code == 201, answer.text
+    assert u1.delete(API + "/sandboxes/core-ignored").status_code == 204
+
+
+def test_1_4_null_means_not_given(u1):
+    answer = u1.post(API + "/sandboxes", json={"name": "core-null", "template": TEMPLATE, "timeout": None,
+                                               "idleTimeout": None, "storage": None, "namespace": None, "overrides": None})
+    assert answer.status_code == 201, answer.text
+    assert u1.delete(API + "/sandboxes/core-null").status_code == 204
+
+
+@pytest.mark.parametrize("member, value", [
+    ("name", 5), ("name", ["a"]), ("namespace", 5), ("templateRef", ["x"]), ("templateRef", {"name": 5}),
+    ("templateRef", {}), ("templateRef", {"name": "x", "kind": 5}), ("templateRef", {"name": "x", "kind": "Pod"}),
+    ("timeout", 5), ("timeout", ["1h"]), ("idleTimeout", True), ("storage", "10Gi"), ("storage", {"size": []}),
+    ("storage", {"size": "ten"}), ("template", 5), ("overrides", []), ("overrides", {"env": 5}),
+    ("overrides", {"resources": "much"}),
+])
+def test_1_4_wrong_types_are_400(u1, member, value):
+    body = {"name": "core-types", "templateRef": REF, member: value}
+    if member == "template":
+        del body["templateRef"]
+    error_of(u1.post(API + "/sandboxes", json=body), 400)
+    error_of(u1.get(API + "/sandboxes/core-types"), 404)
+
+
+def test_W09_chunked_body_is_read_on_optional_routes(keyed, box, u1):
+    answer = u1.post(API + "/user/api-keys", content=iter([b'{"sandboxId": "', box.name.encode(), b'", "scopes": ["stop"]}']))
+    assert answer.status_code == 201, answer.text
+    assert answer.json()["actionGroups"] == ["stop"]
+    error_of(u1.post(API + "/user/api-keys", content=iter([b'{"sandboxId": "', b"none", b'"}'])), 404)
+
+
+def test_1_5_success_bodies(u1):
+    answer = u1.get(API + "/sandboxes")
+    assert answer.headers["Content-Type"] == "application/json"
+    assert answer.text.endswith("\n")
+
+
+def test_1_6_every_error_is_json_with_error(keyed, box, u1, u2):
+    with keyed.anonymous() as nobody:
+        answers = [
+            nobody.get(API + "/sandboxes"),
+            nobody.get(API + "/sandboxes", headers={"X-API-Key": "x"}),
+            nobody.get(API + "/sandboxes", headers={"Authorization": "Bearer x.y.z"}),
+            u1.get("/nope"), u1.get(API + "/nope"), u1.put(API + "/sandboxes"),
+            u1.post(API + "/sandboxes", content=b"{"), u2.get(box.base), u1.post(API + "/templates", json={"name": "x"}),
+            box.get("/preview/1/"), box.get("/files/none"), box.post("/resume"), box.get("/archive", params={"path": "/"}),
+        ]
+    for answer in answers:
+        assert answer.status_code >= 400
+        error_of(answer)
+
+
+# ---- 2.2 health, 1.16 metrics and log ----
+
+def test_2_2_health_without_credentials(keyed):
+    with keyed.anonymous() as client:
+        for path in ("/health", API + "/health"):
+            answer = client.get(path)
+            assert answer.status_code == 200
+            body = answer.json()
+            assert body["status"] == "ok"
+            assert re.match(r"\d+\.\d+\.\d+", body["version"])
+        for path in ("/healthz", "/readyz"):
+            answer = client.get(path)
+            assert answer.status_code == 200 and "ok" in answer.text
+
+
+def test_1_16_W60_metrics(keyed, u1):
+    u1.get(API + "/user/me")
+    with keyed.anonymous() as client:
+        answer = client.get("/metrics")
+    assert answer.status_code == 200
+    assert answer.headers["Content-Type"].startswith("text/plain")
+    names = set()
+    for line in answer.text.splitlines():
+        assert re.match(r"#|[a-zA-Z_:][a-zA-Z0-9_:]*(\{[^}]*\})? [-+0-9.eEINFinfa]+$", line), line
+        if not line.startswith("#"):
+            names.add(re.match(r"[a-zA-Z_:][a-zA-Z0-9_:]*", line)[0])
+    assert any("http_request" in n for n in names), names
+    for name in names:
+        assert f"# TYPE {re.sub('_(bucket|sum|count)$', '', name)} " in answer.text or f"# TYPE {name} " in answer.text, name
+    assert "u1" not in re.findall(r'="([^"]*)"', answer.text)  # no labels per user
+
+
+def test_1_16_W59_access_log(keyed, u1):
+    u1.get(API + "/user/me", params={"token": "secret-in-query"}, headers={"X-Request-ID": "log-me-1", "User-Agent": 'a"b'})
+    line = wait_for(lambda: next((l for l in keyed.log.read_text(errors="replace").splitlines() if "log-me-1" in l), None),
+                    what="log line")
+    record = json.loads(line)
+    assert record["method"] == "GET" and record["path"] == API + "/user/me" and record["status"] == 200
+    assert record["msg"] == "request" and isinstance(record["duration_ms"], (int, float))
+    assert record["user_agent"] == 'a"b'
+    text = keyed.log.read_text(errors="replace")
+    assert "secret-in-query" not in text
+    assert not any(key in text for key in keyed.keys.values())
+
+
+# ---- the OpenAPI document ----
+
+def test_openapi_document_is_valid_3_1(keyed):
+    with keyed.anonymous() as client:
+        answer = client.get(API + "/openapi.json")
+    assert answer.status_code == 200
+    document = answer.json()
+    assert document["openapi"].startswith("3.1")
+    openapi_spec_validator.validate(document)
+    operations = [op for item in document["paths"].values() for name, op in item.items()
+                  if name in ("get", "put", "post", "delete", "patch", "options", "head")]
+    ids = [op["operationId"] for op in operations]
+    assert len(ids) == len(set(ids)) and len(ids) >= 35
+    assert all(op.get("summary") and op.get("responses") for op in operations)
+
+
+# ---- 6.1 flags, 1.13 shutdown ----
+
+def run(*arguments, timeout=20, env=None):
+    return subprocess.run([*harness.WRAP, str(BINARY), *arguments], capture_output=True, text=True, timeout=timeout,
+                          env=clean_environment(**(env or {})), check=False)
+
+
+FLAGS = ("listen-addr oidc-issuer oidc-client-id admin-group group-claim preview-domain ingress-class-name namespace "
+         "sandbox-namespace ratelimit-per-ip-rate ratelimit-per-user-rate ratelimit-trust-forwarded-headers "
+         "cors-allowed-origins dev-auth kubeconfig version backend state-dir").split()
+
+
+def test_6_1_unknown_flag_is_status_2():
+    for arguments in (["--no-such-flag"], ["--no-such-flag=1"], ["stray"]):
+        done = run(*arguments)
+        assert done.returncode == 2, arguments
+        assert done.stderr
+
+
+def test_6_1_help_mentions_every_flag():
+    done = run("--help")
+    assert done.returncode == 0
+    for flag in FLAGS:
+        assert "--" + flag in done.stdout, flag
+
+
+def test_6_1_version():
+    done = run("--version")
+    assert done.returncode == 0
+    assert re.search(r"\d+\.\d+\.\d+", done.stdout)
+
+
+def test_6_1_empty_values_and_spellings():
+    with Router("-oidc-issuer=", "--oidc-client-id", "", "--admin-group=", "--group-claim=", "--preview-domain=",
+                "--ingress-class-name=", "--namespace=", "--sandbox-namespace=", "--cors-allowed-origins=",
+                "--kubeconfig=", "--ratelimit-trust-forwarded-headers=false", keys=("admin",)) as router:
+        with router.client("admin") as client:
+            assert client.get(API + "/sandboxes").json() == {"sandboxes": []}
+
+
+@pytest.mark.parametrize("address", ["0.0.0.0:0", ":0", "[::]:0", "192.0.2.1:8081"])
+def test_6_1_I35_dev_auth_only_on_loopback(tmp_path, address):
+    done = run("--backend=local", f"--state-dir={tmp_path}", "--dev-auth", f"--listen-addr={address}")
+    assert done.returncode not in (0, -signal.SIGKILL)
+    assert "loopback" in (done.stdout + done.stderr)
+
+
+def test_6_1_bad_values_are_refused(tmp_path):
+    for flags in (["--listen-addr=nonsense"], ["--ratelimit-per-ip-rate=fast"], ["--backend=magic"], ["--dev-auth=maybe"],
+                  ["--listen-addr=127.0.0.1:99999"], ["--max-cpu=many"]):
+        done = run("--backend=local", f"--state-dir={tmp_path}", "--listen-addr=127.0.0.1:0", "--dev-auth", *flags)
+        assert done.returncode != 0, flags
+        assert done.stderr or done.stdout
+
+
+def test_6_1_dev_auth_warns(dev):
+    assert "dev" in dev.log.read_text(errors="replace")
+    with dev.anonymous() as client:
+        me = client.get(API + "/user/me").json()
+    assert me == {"sub": "dev-user", "email": "dev@agenttier.local", "name": "Dev User", "groups": ["agenttier-admins"],
+                  "isAdmin": True}
+
+
+def test_second_router_on_one_state_is_refused(dev):
+    done = run("--backend=local", f"--state-dir={dev.state_dir}", "--dev-auth", "--listen-addr=127.0.0.1:0")
+    assert done.returncode != 0
+    assert str(dev.process.pid) in done.stdout + done.stderr
+
+
+def test_1_13_W61_sigterm_drains(fresh):
+    router = Router(keys=("admin",))
+    router.start()
+    box = router.sandbox(fresh, key="admin")
+    results = {}
+
+    def long_exec():
+        results["exec"] = box.post("/exec", json={"command": "sleep 3; echo done"})
+
+    thread = threading.Thread(target=long_exec)
+    thread.start()
+    idle = Raw(router)
+    idle.send(head_of(router, "/healthz"))
+    assert idle.response()[0] == 200
+    time.sleep(1)
+    started = time.monotonic()
+    router.process.send_signal(signal.SIGTERM)
+    time.sleep(0.3)
+    with pytest.raises((httpx.HTTPError, AssertionError)):
+        # refused at the door, or told to go away on a connection that is still accepted
+        assert httpx.get(router.url + "/readyz", timeout=2).status_code == 200
+    thread.join(20)
+    assert results["exec"].status_code == 200
+    assert results["exec"].json()["stdout"] == "done\n"
+    status = router.process.wait(30)
+    assert status == 0
+    assert time.monotonic() - started < 15, "idle connections must not hold the end up"
+    idle.socket.close()
+    harness.running.remove(router)
+    router.start()  # the sandbox lived on; now everything is cleaned up
+    router.stop()
+
+
+def test_1_13_idle_router_ends_at_once(fresh):
+    router = Router(dev_auth=True).start()
+    started = time.monotonic()
+    assert router.terminate() == 0
+    assert time.monotonic() - started < 5
+    router.stop()

@@ -1,0 +1,130 @@
+"""API keys and the caller: http-api.md 2.15, 2.16 and 3.3."""
+
+import re
+import subprocess
+import time
+
+import pytest
+
+from harness import BINARY, WRAP, clean_environment, error_of
+
+API = "/api/v1"
+RFC3339 = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d{1,9})?(Z|[+-]\d\d:\d\d)$")
+
+
+def test_2_15_me(u1, admin):
+    assert u1.get(API + "/user/me").json() | {"name": ""} == {"sub": "u1", "email": "u1@example.org", "name": "", "groups": [],
+                                                             "isAdmin": False}
+    assert admin.get(API + "/user/me").json()["isAdmin"] is True
+
+
+def test_2_16_mint_list_revoke(keyed, u1, u2):
+    made = u1.post(API + "/user/api-keys", json={"name": "ci", "expiresIn": "1h"})
+    assert made.status_code == 201, made.text
+    body = made.json()
+    assert re.fullmatch(r"atk_[A-Za-z0-9_-]{43}", body["key"])
+    assert re.fullmatch(r"agenttier-apikey-[0-9a-f]{40}", body["id"])
+    assert body["name"] == "ci" and not body["sandboxId"] and body["actionGroups"] in ([], None)
+    assert RFC3339.match(body["createdAt"]) and RFC3339.match(body["expiresAt"])
+    assert isinstance(body["warning"], str)
+    listed = {k["id"]: k for k in u1.get(API + "/user/api-keys").json()["keys"]}
+    mine = listed[body["id"]]
+    assert mine["userId"] == "u1" and mine["name"] == "ci" and mine["expiresAt"] == body["expiresAt"]
+    assert body["key"] not in str(listed) and "keyHash" not in str(listed)
+    assert body["id"] not in str(u2.get(API + "/user/api-keys").json())
+    error_of(u2.delete(f"{API}/user/api-keys/{body['id']}"), 403)
+    with keyed.client(body["key"]) as client:
+        assert client.get(API + "/user/me").json()["name"] == "ci"
+        assert u1.delete(f"{API}/user/api-keys/{body['id']}").json() == {"status": "revoked", "id": body["id"]}
+        error_of(client.get(API + "/user/me"), 401)
+    error_of(u1.delete(f"{API}/user/api-keys/{body['id']}"), 404)
+
+
+def test_2_16_body_is_optional(u1):
+    for options in ({}, {"content": b""}, {"json": {}}):
+        answer = u1.post(API + "/user/api-keys", **options)
+        assert answer.status_code == 201, answer.text
+        assert answer.json()["expiresAt"] is None
+        u1.delete(f"{API}/user/api-keys/{answer.json()['id']}")
+
+
+@pytest.mark.parametrize("body", [
+    {"unknown": 1}, {"name": 5}, {"expiresIn": "0"}, {"expiresIn": "-1h"}, {"expiresIn": 5}, {"expiresIn": "soon"}, {"scopes": "stop"},
+    {"sandboxId": 5}, {"scopes": ["stop"]}, {"actionGroups": ["stop"]}, [], "x", {"name": "x" * 5000},
+])
+def test_2_16_bad_bodies_are_400(u1, body):
+    error_of(u1.post(API + "/user/api-keys", json=body), 400)
+
+
+@pytest.mark.parametrize("body", [{"scopes": ["delete"]}, {"scopes": ["nonsense"]}, {"scopes": [5]},
+                                  {"scopes": ["stop"], "actionGroups": ["resume"]}])
+def test_2_16_W21_bad_scopes_are_400(u1, box, body):
+    error_of(u1.post(API + "/user/api-keys", json={"sandboxId": box.name, **body}), 400)
+
+
+def test_2_16_W21_scopes_and_action_groups_that_agree(u1, box):
+    answer = u1.post(API + "/user/api-keys", json={"sandboxId": box.name, "scopes": ["stop", "ports"], "actionGroups": ["ports", "stop"]})
+    assert answer.status_code == 201, answer.text
+    assert set(answer.json()["actionGroups"]) == {"stop", "ports"}
+    for empty in ({"scopes": []}, {"actionGroups": []}, {"scopes": None}):
+        answer = u1.post(API + "/user/api-keys", json={"sandboxId": box.name, **empty})
+        assert (answer.status_code, len(answer.json()["actionGroups"])) == (201, 8)
+
+
+def test_3_3_a_minted_key_of_an_admin_is_no_admin(keyed, admin):
+    made = admin.post(API + "/user/api-keys", json={"name": "mine"}).json()
+    with keyed.client(made["key"]) as client:
+        me = client.get(API + "/user/me").json()
+        assert me["sub"] == "admin" and me["isAdmin"] is False
+        error_of(client.post(API + "/templates", json={"name": "x", "spec": {}}), 403)
+
+
+def test_3_3_expiry(keyed, u1):
+    made = u1.post(API + "/user/api-keys", json={"expiresIn": "1500ms"}).json()
+    with keyed.client(made["key"]) as client:
+        assert client.get(API + "/user/me").status_code == 200
+        time.sleep(1.7)
+        assert error_of(client.get(API + "/user/me"), 401)["error"] == "invalid_api_key"
+
+
+def test_admin_revokes_any_key(keyed, u1, admin):
+    made = u1.post(API + "/user/api-keys", json={"name": "x"}).json()
+    assert admin.delete(f"{API}/user/api-keys/{made['id']}").status_code == 200
+    with keyed.client(made["key"]) as client:
+        error_of(client.get(API + "/user/me"), 401)
+
+
+@pytest.mark.parametrize("key_id", ["nope", "agenttier-apikey-" + "0" * 40, "..", "a%2fb", "x" * 3000])
+def test_2_16_unknown_key_is_404(u1, key_id):
+    error_of(u1.delete(f"{API}/user/api-keys/{key_id}"), (400, 404, 405) if key_id == ".." else 404)
+
+
+def test_create_key_beside_a_running_router(keyed):
+    """The command works on the same state, and the key at once."""
+    key = keyed.create_key("late", "--name=label")
+    with keyed.client(key) as client:
+        me = client.get(API + "/user/me")
+        assert me.status_code == 200, me.text
+        assert (me.json()["sub"], me.json()["name"]) == ("late", "label")
+
+
+def test_create_key_usage():
+    for arguments in ([], ["--state-dir=/tmp/x"], ["--sub=x"], ["--nonsense"]):
+        done = subprocess.run([*WRAP, str(BINARY), "create-key", *arguments], capture_output=True, text=True, timeout=30,
+                              env=clean_environment(), check=False)
+        assert done.returncode == 2, arguments
+    done = subprocess.run([*WRAP, str(BINARY), "create-key", "--help"], capture_output=True, text=True, timeout=30,
+                          env=clean_environment(), check=False)
+    assert done.returncode == 0 and "--sub" in done.stdout
+
+
+def test_S29_keys_are_not_in_the_state(keyed):
+    text = b"".join(p.read_bytes() for p in keyed.state_dir.glob("*") if p.is_file())
+    assert text
+    for key in keyed.keys.values():
+        assert key.encode() not in text
+
+
+def test_S29_state_is_private(keyed):
+    assert keyed.state_dir.stat().st_mode & 0o077 == 0 or all(
+        p.stat().st_mode & 0o007 == 0 for p in keyed.state_dir.iterdir())

@@ -6,17 +6,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-const char *const action_group_names[GROUP_COUNT] = {
-    [GROUP_RUN_COMMAND] = "run-command",
-    [GROUP_FILES_READ] = "files:read",
-    [GROUP_FILES_WRITE] = "files:write",
-    [GROUP_PORTS] = "ports",
-    [GROUP_AGENT_INVOKE] = "agent:invoke",
-    [GROUP_AGENT_CONFIGURE] = "agent:configure",
-    [GROUP_RESUME] = "resume",
-    [GROUP_STOP] = "stop",
-};
-
 void identity_free(struct identity *id) {
     if (!id) return;
     free(id->sub);

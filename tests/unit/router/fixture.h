@@ -12,8 +12,10 @@
 static inline json_t *json_of(const char *text) {
     cleanup_buffer struct buffer copy = {0};
     for (; *text; text++) {
-        if (*text == '`') buffer_append_str(&copy, "\\\"");
-        else buffer_append_char(&copy, *text == '\'' ? '"' : *text);
+        if (*text == '`')
+            buffer_append_str(&copy, "\\\"");
+        else
+            buffer_append_char(&copy, *text == '\'' ? '"' : *text);
     }
     json_error_t error;
     json_t *value = json_loads(buffer_cstr(&copy), JSON_DECODE_ANY, &error);

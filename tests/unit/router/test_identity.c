@@ -110,4 +110,5 @@ START_TEST(scopes) {
 }
 END_TEST
 
-RUN_TESTS("identity", levels, nobody_owns_a_sandbox_without_an_owner, scoped_key_opens_one_sandbox_only, scopes)
+RUN_TESTS("identity", levels, nobody_owns_a_sandbox_without_an_owner, scoped_key_opens_one_sandbox_only,
+          scopes)

@@ -6,8 +6,10 @@ static void check(const struct policy *policy, const char *spec_text, const stru
                   enum policy_rules rules, const char *want) {
     cleanup_json json_t *spec = json_of(spec_text);
     cleanup_json json_t *got = policy_evaluate(policy, spec, usage, rules);
-    if (!want) ck_assert_msg(got == NULL, "%s was refused", spec_text);
-    else assert_json(got, want);
+    if (!want)
+        ck_assert_msg(got == NULL, "%s was refused", spec_text);
+    else
+        assert_json(got, want);
 }
 
 START_TEST(caps_on_cpu_and_memory) {
@@ -56,26 +58,27 @@ START_TEST(every_rule_in_order) {
         "{'mode':'agent','templateRef':{'name':'other'},'image':{'repository':'evil.example/x'},"
         "'resources':{'limits':{'cpu':'2','memory':'2Gi'}},'storage':{'size':'80Gi'},"
         "'timeout':'24h0m0s','idleTimeout':'4h0m0s'}";
-    check(&p, greedy, &full, POLICY_RULES_CREATE,
-          "[{'code':'template_not_allowed','message':'template `other` is not permitted in this namespace "
-          "(allowed: base, ml)'},"
-          "{'code':'image_registry_not_approved','message':'image `evil.example/x` is not in an approved "
-          "registry (reg.example/, )'},"
-          "{'code':'namespace_quota_exceeded','message':'namespace already has 5 sandboxes (max 5)'},"
-          "{'code':'user_quota_exceeded','message':'user already owns 2 sandboxes in this namespace (max 2)'},"
-          "{'code':'agent_sandbox_quota_exceeded','message':'namespace already has 1 agent-mode sandboxes "
-          "(max 1)'},"
-          "{'code':'agent_image_not_approved','message':'agent image `evil.example/x` is not in the "
-          "approved-agent-images list (reg.example/agents/)'},"
-          "{'code':'cpu_limit_exceeded','message':'cpu limit 2 exceeds governance cap 1'},"
-          "{'code':'memory_limit_exceeded','message':'memory limit 2Gi exceeds governance cap 1Gi'},"
-          "{'code':'storage_limit_exceeded','message':'storage size 80Gi exceeds governance cap 50Gi'},"
-          "{'code':'timeout_exceeded','message':'timeout 24h0m0s exceeds governance cap 8h'},"
-          "{'code':'idle_timeout_exceeded','message':'idleTimeout 4h0m0s exceeds governance cap 1h'}]");
-    check(&p, "{'mode':'agent','templateRef':{'name':'ml'},'image':{'repository':'reg.example/agents/a:1'}}", &free_,
-          POLICY_RULES_CREATE, NULL);
-    check(&p, "{'mode':'code','templateRef':{'name':'base'},'timeout':'8h0m0s','idleTimeout':'1h0m0s'}", &free_,
-          POLICY_RULES_CREATE, NULL);
+    check(
+        &p, greedy, &full, POLICY_RULES_CREATE,
+        "[{'code':'template_not_allowed','message':'template `other` is not permitted in this namespace "
+        "(allowed: base, ml)'},"
+        "{'code':'image_registry_not_approved','message':'image `evil.example/x` is not in an approved "
+        "registry (reg.example/, )'},"
+        "{'code':'namespace_quota_exceeded','message':'namespace already has 5 sandboxes (max 5)'},"
+        "{'code':'user_quota_exceeded','message':'user already owns 2 sandboxes in this namespace (max 2)'},"
+        "{'code':'agent_sandbox_quota_exceeded','message':'namespace already has 1 agent-mode sandboxes "
+        "(max 1)'},"
+        "{'code':'agent_image_not_approved','message':'agent image `evil.example/x` is not in the "
+        "approved-agent-images list (reg.example/agents/)'},"
+        "{'code':'cpu_limit_exceeded','message':'cpu limit 2 exceeds governance cap 1'},"
+        "{'code':'memory_limit_exceeded','message':'memory limit 2Gi exceeds governance cap 1Gi'},"
+        "{'code':'storage_limit_exceeded','message':'storage size 80Gi exceeds governance cap 50Gi'},"
+        "{'code':'timeout_exceeded','message':'timeout 24h0m0s exceeds governance cap 8h'},"
+        "{'code':'idle_timeout_exceeded','message':'idleTimeout 4h0m0s exceeds governance cap 1h'}]");
+    check(&p, "{'mode':'agent','templateRef':{'name':'ml'},'image':{'repository':'reg.example/agents/a:1'}}",
+          &free_, POLICY_RULES_CREATE, NULL);
+    check(&p, "{'mode':'code','templateRef':{'name':'base'},'timeout':'8h0m0s','idleTimeout':'1h0m0s'}",
+          &free_, POLICY_RULES_CREATE, NULL);
     /* A change of values is not stopped by quotas, templates or images. */
     check(&p, "{'mode':'agent','templateRef':{'name':'other'},'idleTimeout':'30m0s'}", &full,
           POLICY_RULES_VALUES, NULL);

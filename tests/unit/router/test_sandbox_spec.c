@@ -60,8 +60,9 @@ START_TEST(template_reference) {
     assert_refused("{'name':'a','template':'t','templateRef':{'name':'u'}}", "template");
     assert_refused("{'name':'a','templateRef':{'name':'t','kind':'Pod'}}", "templateRef.kind");
     assert_refused("{'name':'a','templateRef':{'name':'t','namespace':'No!'}}", "templateRef.namespace");
-    cleanup_json json_t *body = json_of("{'name':'a','namespace':'team','template':'t','templateRef':{'name':'t',"
-                                        "'kind':'SandboxTemplate','namespace':'lib'},'unknown':1}");
+    cleanup_json json_t *body =
+        json_of("{'name':'a','namespace':'team','template':'t','templateRef':{'name':'t',"
+                "'kind':'SandboxTemplate','namespace':'lib'},'unknown':1}");
     cleanup_sandbox_request struct sandbox_request q;
     ck_assert(sandbox_request_parse(body, &q, NULL));
     ck_assert_str_eq(q.name, "a");
@@ -105,7 +106,8 @@ START_TEST(resources) {
     assert_member_refused("'resources':{'cpu':0}", "resources.cpu");
     assert_member_refused("'resources':{'disk':'1Gi'}", "resources.disk");
     assert_member_refused("'resources':{'cpu':'1','limits':{'cpu':'2'}}", "resources.cpu");
-    assert_member_refused("'overrides':{'resources':{'limits':{'memory':[]}}}", "overrides.resources.limits.memory");
+    assert_member_refused("'overrides':{'resources':{'limits':{'memory':[]}}}",
+                          "overrides.resources.limits.memory");
     assert_member_refused("'resources':{'limits':'2'}", "resources.limits");
     assert_member_refused("'resources':{'cpu':'1','requests':{'cpu':'2'}}", "resources.requests.cpu");
     assert_member_refused("'resources':{'claims':['c']}", "resources.claims");
@@ -132,8 +134,9 @@ END_TEST
 START_TEST(storage_and_image) {
     assert_spec("'storage':{'size':'20Gi'}", "{'storage':{'size':'20Gi'}}");
     assert_spec("'overrides':{'storage':'1024Mi'}", "{'storage':{'size':'1Gi'}}");
-    assert_spec("'storage':{'size':'0','shared':false,'snapshotOnStop':true,'storageClass':'fast','mountPath':'/w'}",
-                "{'storage':{'shared':false,'snapshotOnStop':true,'storageClass':'fast','mountPath':'/w'}}");
+    assert_spec(
+        "'storage':{'size':'0','shared':false,'snapshotOnStop':true,'storageClass':'fast','mountPath':'/w'}",
+        "{'storage':{'shared':false,'snapshotOnStop':true,'storageClass':'fast','mountPath':'/w'}}");
     assert_member_refused("'storage':{'size':'big'}", "storage.size");
     assert_member_refused("'storage':{'sise':'1Gi'}", "storage.sise");
     assert_member_refused("'storage':{'shared':'yes'}", "storage.shared");
@@ -171,7 +174,8 @@ START_TEST(other_overrides) {
 END_TEST
 
 START_TEST(the_resource) {
-    cleanup_json json_t *body = json_of("{'name':'demo-1','templateRef':{'name':'g','namespace':'lib'},'timeout':'8h'}");
+    cleanup_json json_t *body =
+        json_of("{'name':'demo-1','templateRef':{'name':'g','namespace':'lib'},'timeout':'8h'}");
     cleanup_sandbox_request struct sandbox_request q;
     ck_assert(sandbox_request_parse(body, &q, NULL));
     char sub[] = "a7", email[] = "ana@x.org", name[] = "Ana P", none[] = "";
@@ -184,7 +188,8 @@ START_TEST(the_resource) {
                         "'createdBy':{'sub':'a7','email':'ana@x.org','displayName':'Ana P'}}}");
     owner.email = owner.name = none;
     cleanup_json json_t *other = sandbox_request_object(&q, "team", "SandboxTemplate", "agent", &owner);
-    assert_json(json_at(other, "spec.templateRef"), "{'name':'g','kind':'SandboxTemplate','namespace':'lib'}");
+    assert_json(json_at(other, "spec.templateRef"),
+                "{'name':'g','kind':'SandboxTemplate','namespace':'lib'}");
     assert_json(json_at(other, "spec.createdBy"), "{'sub':'a7'}");
     ck_assert_str_eq(json_str_at(other, "spec.mode"), "agent");
 }
@@ -200,19 +205,22 @@ static void assert_inherited(const char *own, const char *template_spec, const c
 }
 
 START_TEST(inheriting_what_is_not_set) {
-    const char *base = "{'resources':{'limits':{'cpu':'2','memory':'4Gi'},'requests':{'cpu':'500m','memory':'1Gi'}},"
-                       "'storage':{'size':'10Gi','mountPath':'/workspace'}}";
+    const char *base =
+        "{'resources':{'limits':{'cpu':'2','memory':'4Gi'},'requests':{'cpu':'500m','memory':'1Gi'}},"
+        "'storage':{'size':'10Gi','mountPath':'/workspace'}}";
     assert_inherited("{'env':[]}", base, "{'env':[]}");
     assert_inherited("{'resources':{'limits':{'cpu':'250m'}}}", base,
                      "{'resources':{'limits':{'cpu':'250m','memory':'4Gi'},"
                      "'requests':{'cpu':'250m','memory':'1Gi'}}}");
-    assert_inherited("{'resources':{'requests':{'cpu':'3'}}}", base,
-                     "{'resources':{'limits':{'cpu':'3','memory':'4Gi'},'requests':{'cpu':'3','memory':'1Gi'}}}");
+    assert_inherited(
+        "{'resources':{'requests':{'cpu':'3'}}}", base,
+        "{'resources':{'limits':{'cpu':'3','memory':'4Gi'},'requests':{'cpu':'3','memory':'1Gi'}}}");
     assert_inherited("{'storage':{'snapshotOnStop':true}}", base,
                      "{'storage':{'size':'10Gi','mountPath':'/workspace','snapshotOnStop':true}}");
     assert_inherited("{'storage':{'size':'1Gi'},'resources':{'limits':{'cpu':'1'}}}", "{}",
                      "{'storage':{'size':'1Gi'},'resources':{'limits':{'cpu':'1'}}}");
-    assert_inherited("{'resources':{'limits':{'cpu':'1'}}}", "{'resources':{'limits':{'memory':7},'requests':{'cpu':7}}}",
+    assert_inherited("{'resources':{'limits':{'cpu':'1'}}}",
+                     "{'resources':{'limits':{'memory':7},'requests':{'cpu':7}}}",
                      "{'resources':{'limits':{'cpu':'1','memory':7},'requests':{'cpu':7}}}");
 }
 END_TEST
@@ -245,8 +253,10 @@ static void assert_patch_refused(const char *text, const char *field) {
     cleanup_error struct error err = {0};
     cleanup_json json_t *patch = sandbox_patch_parse(body, &applied, &err);
     ck_assert_msg(patch == NULL, "taken: %s", text);
-    if (field) assert_field_error(&err, field);
-    else ck_assert_int_eq(err.status, 400);
+    if (field)
+        assert_field_error(&err, field);
+    else
+        ck_assert_int_eq(err.status, 400);
 }
 
 START_TEST(patches) {

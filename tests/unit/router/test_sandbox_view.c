@@ -10,17 +10,18 @@ static void assert_shown(const char *sandbox, const char *want) {
 }
 
 START_TEST(a_running_sandbox) {
-    assert_shown("{'metadata':{'name':'demo-1','namespace':'default','uid':'u',"
-                 "'creationTimestamp':'2026-07-21T06:16:07.25+02:00'},"
-                 "'spec':{'mode':'agent','templateRef':{'name':'asked'},"
-                 "'createdBy':{'sub':'s','email':'ana@example.org','displayName':'Ana P'}},"
-                 "'status':{'phase':'Running','podName':'demo-1-pod','pvcName':'demo-1-workspace','message':'ok',"
-                 "'resolvedTemplate':'general-coding','lastActivityTimestamp':'2026-07-21T04:16:21Z'}}",
-                 "{'sandboxId':'demo-1','name':'demo-1','namespace':'default','status':'Running',"
-                 "'podName':'demo-1-pod','pvcName':'demo-1-workspace','templateRef':'general-coding',"
-                 "'template':'general-coding','mode':'agent','createdAt':'2026-07-21T04:16:07Z',"
-                 "'lastActivityAt':'2026-07-21T04:16:21Z','message':'ok',"
-                 "'createdBy':{'email':'ana@example.org','displayName':'Ana P'}}");
+    assert_shown(
+        "{'metadata':{'name':'demo-1','namespace':'default','uid':'u',"
+        "'creationTimestamp':'2026-07-21T06:16:07.25+02:00'},"
+        "'spec':{'mode':'agent','templateRef':{'name':'asked'},"
+        "'createdBy':{'sub':'s','email':'ana@example.org','displayName':'Ana P'}},"
+        "'status':{'phase':'Running','podName':'demo-1-pod','pvcName':'demo-1-workspace','message':'ok',"
+        "'resolvedTemplate':'general-coding','lastActivityTimestamp':'2026-07-21T04:16:21Z'}}",
+        "{'sandboxId':'demo-1','name':'demo-1','namespace':'default','status':'Running',"
+        "'podName':'demo-1-pod','pvcName':'demo-1-workspace','templateRef':'general-coding',"
+        "'template':'general-coding','mode':'agent','createdAt':'2026-07-21T04:16:07Z',"
+        "'lastActivityAt':'2026-07-21T04:16:21Z','message':'ok',"
+        "'createdBy':{'email':'ana@example.org','displayName':'Ana P'}}");
 }
 END_TEST
 
@@ -39,12 +40,13 @@ START_TEST(a_bare_sandbox) {
 END_TEST
 
 START_TEST(the_answer_of_create) {
-    cleanup_json json_t *object =
-        json_of("{'metadata':{'name':'a','namespace':'n','creationTimestamp':'2026-07-21T04:16:07Z'},"
-                "'spec':{'templateRef':{'name':'asked'}},'status':{'phase':'Running','resolvedTemplate':'x'}}");
+    cleanup_json json_t *object = json_of(
+        "{'metadata':{'name':'a','namespace':'n','creationTimestamp':'2026-07-21T04:16:07Z'},"
+        "'spec':{'templateRef':{'name':'asked'}},'status':{'phase':'Running','resolvedTemplate':'x'}}");
     cleanup_json json_t *answer = sandbox_created_json(object);
-    assert_json(answer, "{'sandboxId':'a','name':'a','namespace':'n','status':'Creating','templateRef':'asked',"
-                        "'template':'asked','createdAt':'2026-07-21T04:16:07Z'}");
+    assert_json(answer,
+                "{'sandboxId':'a','name':'a','namespace':'n','status':'Creating','templateRef':'asked',"
+                "'template':'asked','createdAt':'2026-07-21T04:16:07Z'}");
 }
 END_TEST
 
@@ -52,12 +54,13 @@ END_TEST
 
 static struct object *object_of(const char *namespace, const char *name, const char *owner, const char *phase,
                                 const char *template, const char *shared_with) {
-    cleanup_free char *text = xasprintf(
-        "{'metadata':{'namespace':'%s','name':'%s','uid':'u-%s-%s','resourceVersion':'1'},"
-        "'spec':{'createdBy':{'sub':'%s'},'templateRef':{'name':'%s'},"
-        "'sharing':{'users':[%s%s%s]}},'status':{'phase':'%s'}}",
-        namespace, name, namespace, name, owner, template, shared_with[0] ? "{'level':'viewer','identity':'" : "",
-        shared_with, shared_with[0] ? "'}" : "", phase);
+    cleanup_free char *text =
+        xasprintf("{'metadata':{'namespace':'%s','name':'%s','uid':'u-%s-%s','resourceVersion':'1'},"
+                  "'spec':{'createdBy':{'sub':'%s'},'templateRef':{'name':'%s'},"
+                  "'sharing':{'users':[%s%s%s]}},'status':{'phase':'%s'}}",
+                  namespace, name, namespace, name, owner, template,
+                  shared_with[0] ? "{'level':'viewer','identity':'" : "", shared_with,
+                  shared_with[0] ? "'}" : "", phase);
     return object_new(KIND_SANDBOX, json_of(text), 1);
 }
 
@@ -83,7 +86,8 @@ static char *names(const struct identity *caller, const struct sandbox_filter *f
     size_t i;
     json_t *item;
     json_array_foreach(json_object_get(answer, "sandboxes"), i, item) {
-        buffer_printf(&out, "%s%s/%s", i > 0 ? " " : "", json_str_at(item, "namespace"), json_str_at(item, "name"));
+        buffer_printf(&out, "%s%s/%s", i > 0 ? " " : "", json_str_at(item, "namespace"),
+                      json_str_at(item, "name"));
     }
     if (cursor) {
         const char *next = json_string_value(json_object_get(answer, "continue"));
@@ -102,7 +106,8 @@ static void assert_listed(const struct identity *caller, struct sandbox_filter f
 
 START_TEST(filters) {
     char ana_sub[] = "ana", root_sub[] = "root", none_sub[] = "";
-    struct identity ana = {.sub = ana_sub}, root = {.sub = root_sub, .is_admin = true}, nobody = {.sub = none_sub};
+    struct identity ana = {.sub = ana_sub}, root = {.sub = root_sub, .is_admin = true},
+                    nobody = {.sub = none_sub};
     assert_listed(&ana, (struct sandbox_filter){0}, "a/one a-b/one b/ten");
     assert_listed(&ana, (struct sandbox_filter){.shared = true}, "a/one a/two a-b/one b/ten");
     assert_listed(&root, (struct sandbox_filter){0}, "a/one a/two a-b/one b/six b/ten");
@@ -113,7 +118,8 @@ START_TEST(filters) {
                   "a/one a-b/one b/ten");
     assert_listed(&ana, (struct sandbox_filter){.status = "Nonsense"}, "");
     assert_listed(&ana, (struct sandbox_filter){.template = "y"}, "a-b/one b/ten");
-    assert_listed(&root, (struct sandbox_filter){.template = "y", .namespace = "b", .status = "RUNNING"}, "b/six b/ten");
+    assert_listed(&root, (struct sandbox_filter){.template = "y", .namespace = "b", .status = "RUNNING"},
+                  "b/six b/ten");
     assert_listed(&root, (struct sandbox_filter){.template = "x", .namespace = "b"}, "");
 }
 END_TEST
@@ -143,8 +149,9 @@ END_TEST
 
 START_TEST(cursors_and_limits_that_are_not_ours) {
     static const char *const limits[] = {"0", "501", "-1", "1.5", "many", " 1", "99999999999999999999"};
-    static const char *const cursors[] = {"x",    "=",    "YQ",       "YS9i=", "L2E",     "YS8", "YS9iL2M", "YS9CLg*",
-                                          "QS9h", "YS9CQg", "AAAA/AAA", "YS8A",  "Li4vLi4*"};
+    static const char *const cursors[] = {"x",        "=",       "YQ",      "YS9i=", "L2E",
+                                          "YS8",      "YS9iL2M", "YS9CLg*", "QS9h",  "YS9CQg",
+                                          "AAAA/AAA", "YS8A",    "Li4vLi4*"};
     for (size_t i = 0; i < sizeof limits / sizeof limits[0]; i++) {
         cleanup_error struct error err = {0};
         cleanup_sandbox_filter struct sandbox_filter f = {0};

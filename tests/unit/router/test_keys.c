@@ -132,9 +132,9 @@ START_TEST(records_that_are_not_right) {
         "{'data':null}",
     };
     for (size_t i = 0; i < sizeof changes / sizeof changes[0]; i++) {
-        cleanup_json json_t *good = secret_of(&q), *change = json_of(changes[i]);
+        cleanup_json json_t *good = secret_of(&q);
+        cleanup_json json_t *change = json_of(changes[i]);
         cleanup_json json_t *changed = json_merge_patch(good, change);
-        cleanup_json json_t *owned = change;
         cleanup_json json_t *record = key_record_read(changed);
         ck_assert_msg(record == NULL, "%s", changes[i]);
     }

@@ -1,0 +1,12 @@
+/* Everything that a command started: its descendants, found in /proc by their parents.
+ * The caller is a child subreaper, so none can leave by setsid or double fork. Bounded in
+ * time, also against processes that fork faster than they are found. (lessons I1, I2) */
+#pragma once
+
+#include <sys/types.h>
+
+/* Sends `sig` once to every descendant of this process. */
+void tree_signal(int sig);
+/* SIGTERM to every descendant, after stopping them all so that none is missed; then lets
+ * them go on, to end as they wish. */
+void tree_terminate(void);

@@ -113,9 +113,12 @@ bool path_on_real_fs(int fd, const char *path, struct error *err) {
     return true;
 }
 
+/* O_NONBLOCK so that a FIFO never blocks; openat2 refuses it beside O_PATH, which opens nothing. */
+static int all_flags(int flags) { return flags | O_CLOEXEC | (flags & O_PATH ? 0 : O_NONBLOCK); }
+
 int path_open(const char *path, int flags, mode_t mode, struct error *err) {
     cleanup_close int fd =
-        open_how(AT_FDCWD, path, flags | O_CLOEXEC | O_NONBLOCK, mode, RESOLVE_NO_MAGICLINKS);
+        open_how(AT_FDCWD, path, all_flags(flags), mode, RESOLVE_NO_MAGICLINKS);
     if (fd < 0) return path_error(err, errno, path), -1;
     return path_on_real_fs(fd, path, err) ? steal_fd(fd) : -1;
 }
@@ -166,7 +169,7 @@ int path_open_parent(const char *path, bool create, mode_t umask_bits, const cha
 }
 
 int path_open_beneath(int root, const char *relative, int flags, mode_t mode, struct error *err) {
-    int fd = open_how(root, relative, flags | O_CLOEXEC | O_NONBLOCK | O_NOFOLLOW, mode,
+    int fd = open_how(root, relative, all_flags(flags) | O_NOFOLLOW, mode,
                       RESOLVE_BENEATH | RESOLVE_NO_SYMLINKS | RESOLVE_NO_MAGICLINKS);
     if (fd >= 0) return fd;
     if (errno == EXDEV || errno == ELOOP)

@@ -346,11 +346,3 @@ json_t *sandbox_patch_parse(const json_t *body, json_t **applied_out, struct err
     *applied_out = steal_ptr(applied);
     return json_pack("{s:O, s:O}", "metadata", metadata, "spec", spec);
 }
-
-bool idempotency_key_valid(const char *key) {
-    size_t n = 0;
-    for (; key[n]; n++) {
-        if (n >= 255 || (unsigned char)key[n] <= 0x20 || (unsigned char)key[n] >= 0x7f) return false;
-    }
-    return n > 0;
-}

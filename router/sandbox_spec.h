@@ -41,6 +41,3 @@ bool sandbox_namespace_allowed(const struct identity *caller, const char *namesp
  * new reference, or NULL with 400. `applied` (a new reference) is the answer's member. JSON
  * null removes (W-77). */
 json_t *sandbox_patch_parse(const json_t *body, json_t **applied, struct error *err);
-
-/* An Idempotency-Key: 1 to 255 characters of visible ASCII. */
-bool idempotency_key_valid(const char *key);

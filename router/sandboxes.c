@@ -3,6 +3,7 @@
 #include "common/log.h"
 #include "common/secret.h"
 #include "common/text.h"
+#include "router/exec_args.h"
 #include "router/handlers.h"
 #include "router/keys.h"
 #include "router/policy.h"

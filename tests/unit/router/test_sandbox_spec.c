@@ -1,4 +1,5 @@
 /* From a client's request to a Sandbox: http-api.md 2.4, 2.5, 4.2; tutorial.md rows 3, 10. */
+#include "router/exec_args.h"
 #include "router/sandbox_spec.h"
 #include "tests/unit/router/fixture.h"
 

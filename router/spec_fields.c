@@ -12,7 +12,7 @@
 #define PATH_LENGTH   1024
 
 static const char *join(char out[FIELD_MAX], const char *field, const char *member) {
-    snprintf(out, FIELD_MAX, "%s.%.64s", field, member);
+    snprintf(out, FIELD_MAX, "%.120s.%.64s", field, member);
     return out;
 }
 

@@ -1,0 +1,81 @@
+/* What a sandbox may use of the machine. Pure, apart from prlimit() and sysconf(). */
+#include "local/limits.h"
+
+#include "common/json.h"
+#include "common/units.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <sys/resource.h>
+#include <unistd.h>
+
+#define MIB               (1024 * 1024)
+#define MEMORY_MIN        (16L * MIB)
+#define CPU_MIN_MILLIS    10
+#define NANO_PER_MILLI    1000000
+
+int64_t machine_cores(void) {
+    long n = sysconf(_SC_NPROCESSORS_ONLN);
+    return n > 0 ? n : 1;
+}
+
+int64_t machine_memory_bytes(void) {
+    long pages = sysconf(_SC_PHYS_PAGES), size = sysconf(_SC_PAGESIZE);
+    return pages > 0 && size > 0 ? (int64_t)pages * size : 1024L * MIB;
+}
+
+/* The quantity of that name from limits, else requests. *found false: neither says. */
+static bool read_quantity(const json_t *resources, const char *name, struct quantity *out, bool *found,
+                          struct error *err) {
+    static const char *const groups[] = {"limits", "requests"};
+    *found = false;
+    for (size_t i = 0; i < 2 && !*found; i++) {
+        const json_t *value = json_object_get(json_object_get(resources, groups[i]), name);
+        if (!value || json_is_null(value)) continue;
+        char field[64], text[64];
+        snprintf(field, sizeof field, "resources.%s.%s", groups[i], name);
+        if (json_is_integer(value))
+            snprintf(text, sizeof text, "%lld", (long long)json_integer_value(value));
+        else if (json_is_real(value))
+            snprintf(text, sizeof text, "%.9f", json_real_value(value));
+        else if (json_is_string(value) && json_string_length(value) < sizeof text)
+            snprintf(text, sizeof text, "%s", json_string_value(value));
+        else
+            text[0] = '\0';
+        if (!quantity_parse(text, out)) {
+            error_set_field(err, field, "is not a quantity");
+            return false;
+        }
+        *found = true;
+    }
+    return true;
+}
+
+bool limits_from_resources(const json_t *resources, int64_t machine_memory, struct limits *out, struct error *err) {
+    *out = (struct limits){.memory_bytes = machine_memory / 2, .pids = LIMITS_DEFAULT_PIDS};
+    struct quantity q;
+    bool found;
+    if (!read_quantity(resources, "cpu", &q, &found, err)) return false;
+    if (found && q.nano > 0) {
+        __int128 millis = (q.nano + NANO_PER_MILLI - 1) / NANO_PER_MILLI;
+        out->cpu_millis = millis > INT64_MAX / 1000 ? INT64_MAX / 1000 : (int64_t)millis;
+        if (out->cpu_millis < CPU_MIN_MILLIS) out->cpu_millis = CPU_MIN_MILLIS;
+    }
+    if (!read_quantity(resources, "memory", &q, &found, err)) return false;
+    if (found && q.nano > 0) out->memory_bytes = quantity_ceil(q);
+    if (out->memory_bytes > machine_memory) out->memory_bytes = machine_memory;
+    if (out->memory_bytes < MEMORY_MIN) out->memory_bytes = MEMORY_MIN;
+    return true;
+}
+
+bool limits_apply_to_process(pid_t pid, const struct limits *limits, struct error *err) {
+    /* RLIMIT_DATA and not RLIMIT_AS: several language runtimes reserve address space that they
+     * never use. Both count one process, not the sandbox: that takes cgroups. */
+    struct rlimit data = {(rlim_t)limits->memory_bytes, (rlim_t)limits->memory_bytes};
+    struct rlimit processes = {(rlim_t)limits->pids, (rlim_t)limits->pids};
+    if (prlimit(pid, RLIMIT_DATA, &data, NULL) != 0 || prlimit(pid, RLIMIT_NPROC, &processes, NULL) != 0) {
+        error_set_errno(err, errno, "limiting the processes of a sandbox");
+        return false;
+    }
+    return true;
+}

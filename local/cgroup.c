@@ -23,7 +23,7 @@ static bool read_file(const char *path, struct buffer *out) {
     ssize_t n;
     while ((n = read(fd, part, sizeof part)) > 0)
         if (!buffer_append(out, part, (size_t)n)) return false;
-    buffer_cstr(out);
+    buffer_cstr(out); /* also an empty file is a string */
     return n == 0;
 }
 
@@ -119,7 +119,7 @@ static bool enabled(const char *dir, const char *controller) {
     cleanup_free char *path = xasprintf("%s/cgroup.subtree_control", dir);
     if (!read_file(path, &text)) return false;
     char *save = NULL;
-    for (char *w = strtok_r(text.data, " \n", &save); w; w = strtok_r(NULL, " \n", &save))
+    for (char *w = strtok_r((char *)buffer_cstr(&text), " \n", &save); w; w = strtok_r(NULL, " \n", &save))
         if (strcmp(w, controller) == 0) return true;
     return false;
 }
@@ -266,7 +266,7 @@ size_t cgroup_kill(const char *path) {
     if (!read_file(procs, &text)) return 0;
     size_t seen = 0;
     char *save = NULL;
-    for (char *w = strtok_r(text.data, "\n", &save); w; w = strtok_r(NULL, "\n", &save)) {
+    for (char *w = strtok_r((char *)buffer_cstr(&text), "\n", &save); w; w = strtok_r(NULL, "\n", &save)) {
         struct process_id id;
         if (!process_identify((pid_t)strtol(w, NULL, 10), &id)) continue;
         seen++;

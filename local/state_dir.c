@@ -64,6 +64,24 @@ static bool take_lock(struct state_dir *state, struct error *err) {
     return true;
 }
 
+static bool make_folders(struct state_dir *state, struct error *err) {
+    if (chmod(state->path, 0700) != 0) {
+        error_set_errno(err, errno, "closing %s to others", state->path);
+        return false;
+    }
+    for (size_t i = 0; i < sizeof folders / sizeof *folders; i++) {
+        cleanup_free char *folder = xasprintf("%s/%s", state->path, folders[i]);
+        if (mkdir(folder, 0700) != 0 && errno != EEXIST) {
+            error_set_errno(err, errno, "creating %s", folder);
+            return false;
+        }
+    }
+    cleanup_free char *run = xasprintf("%s/run", state->path);
+    state->run_fd = open(run, O_PATH | O_DIRECTORY | O_CLOEXEC);
+    if (state->run_fd < 0) error_set_errno(err, errno, "opening %s", run);
+    return state->run_fd >= 0;
+}
+
 bool state_dir_open(struct state_dir *out, const char *path, struct error *err) {
     *out = (struct state_dir){.lock_fd = -1, .run_fd = -1};
     if (!path || !*path) {
@@ -84,24 +102,7 @@ bool state_dir_open(struct state_dir *out, const char *path, struct error *err) 
                   out->path, (unsigned)st.st_uid, (unsigned)geteuid());
         goto fail;
     }
-    if (!take_lock(out, err)) goto fail;
-    if (chmod(out->path, 0700) != 0) {
-        error_set_errno(err, errno, "closing %s to others", out->path);
-        goto fail;
-    }
-    for (size_t i = 0; i < sizeof folders / sizeof *folders; i++) {
-        cleanup_free char *folder = xasprintf("%s/%s", out->path, folders[i]);
-        if (mkdir(folder, 0700) != 0 && errno != EEXIST) {
-            error_set_errno(err, errno, "creating %s", folder);
-            goto fail;
-        }
-    }
-    cleanup_free char *run = xasprintf("%s/run", out->path);
-    out->run_fd = open(run, O_PATH | O_DIRECTORY | O_CLOEXEC);
-    if (out->run_fd < 0) {
-        error_set_errno(err, errno, "opening %s", run);
-        goto fail;
-    }
+    if (!take_lock(out, err) || !make_folders(out, err)) goto fail;
     out->short_run = strlen(out->path) + sizeof SOCKET_SUFFIX + UID_MAX <= SOCKET_PATH_MAX;
     return true;
 fail:

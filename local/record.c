@@ -31,6 +31,7 @@ static void from_json(const json_t *root, struct record *out) {
     out->initialized = json_is_true(json_object_get(root, "initialized"));
     snprintf(out->runtime, sizeof out->runtime, "%s", json_str_at(root, "runtime"));
     snprintf(out->etc, sizeof out->etc, "%s", json_str_at(root, "etc"));
+    snprintf(out->image, sizeof out->image, "%s", json_str_at(root, "image"));
     snprintf(out->stopping, sizeof out->stopping, "%s", json_str_at(root, "stopping"));
     const json_t *groups = json_object_get(root, "cgroups");
     for (size_t i = 0; i < json_array_size(groups) && out->cgroup_count < CGROUP_MAX; i++) {
@@ -73,9 +74,9 @@ bool record_save(const char *dir, const struct record *r, struct error *err) {
     for (size_t i = 0; i < r->cgroup_count; i++)
         json_array_append_new(groups, json_string(r->cgroups[i]));
     cleanup_json json_t *root = json_pack(
-        "{s:s, s:o, s:o, s:b, s:s, s:s, s:s, s:O}", "bootId", r->boot_id, "monitor", identity_json(r->monitor),
+        "{s:s, s:o, s:o, s:b, s:s, s:s, s:s, s:s, s:O}", "bootId", r->boot_id, "monitor", identity_json(r->monitor),
         "init", identity_json(r->init), "initialized", r->initialized, "runtime", r->runtime, "etc", r->etc,
-        "stopping", r->stopping, "cgroups", groups);
+        "image", r->image, "stopping", r->stopping, "cgroups", groups);
     if (root && r->own_user) json_object_set_new(root, "hostUid", json_integer(r->host_uid));
     if (!root) {
         error_set(err, 500, ERR_INTERNAL, "the record of a sandbox cannot be written as JSON");

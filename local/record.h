@@ -17,6 +17,7 @@ struct record {
     bool initialized;              /* files and initScripts of the template were applied */
     char runtime[72];              /* names in bin/ and etc/ that it runs from */
     char etc[72];
+    char image[256];               /* directory of its root file system, "" = the host's */
     char stopping[96];             /* reason of a stop under way, "" = none */
     char *cgroups[CGROUP_MAX];     /* owned */
     size_t cgroup_count;

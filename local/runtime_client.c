@@ -36,16 +36,19 @@ static int connect_to(const char *path, struct error *err) {
 /* Waits for `events` on fd. False with err: the deadline passed or the sandbox died. */
 static bool await(const struct runtime_call *call, int fd, short events, int64_t deadline, struct error *err) {
     for (;;) {
-        struct pollfd p[2] = {{.fd = fd, .events = events}, {.fd = call->death_fd, .events = POLLIN}};
+        struct pollfd p[3] = {{.fd = fd, .events = events},
+                              {.fd = call->death_fd, .events = POLLIN},
+                              {.fd = call->cancel_fd, .events = POLLIN}};
         int64_t left = deadline - monotonic_ms();
-        int n = left > 0 ? poll(p, 2, (int)left) : 0;
+        int n = left > 0 ? poll(p, 3, (int)left) : 0;
         if (n < 0 && errno == EINTR) continue;
         if (n <= 0) {
             error_set(err, 504, "sandbox_timeout", "the sandbox's runtime did not answer in %d ms", call->timeout_ms);
             return false;
         }
         if (p[0].revents) return true; /* an answer that came before the end still counts */
-        error_set(err, 502, ERR_SANDBOX_UNREACHABLE, "the sandbox's process 1 ended");
+        error_set(err, 502, ERR_SANDBOX_UNREACHABLE,
+                  p[1].revents ? "the sandbox's process 1 ended" : "the Router is shutting down");
         return false;
     }
 }
@@ -138,9 +141,10 @@ int runtime_call(const struct runtime_call *call, struct buffer *body, struct er
     return read_answer(call, fd, deadline, body, err);
 }
 
-bool runtime_healthy(const char *socket_path, int death_fd, int timeout_ms, struct error *err) {
-    struct runtime_call call = {.socket_path = socket_path,
-                                .death_fd = death_fd,
+bool runtime_healthy(const struct runtime_peer *peer, int timeout_ms, struct error *err) {
+    struct runtime_call call = {.socket_path = peer->socket_path,
+                                .death_fd = peer->death_fd,
+                                .cancel_fd = peer->cancel_fd,
                                 .timeout_ms = timeout_ms,
                                 .method = "GET",
                                 .target = "/healthz"};
@@ -150,13 +154,13 @@ bool runtime_healthy(const char *socket_path, int death_fd, int timeout_ms, stru
     return status == 200;
 }
 
-bool runtime_put_file(const char *socket_path, int death_fd, const char *path, struct slice content,
-                      struct error *err) {
+bool runtime_put_file(const struct runtime_peer *peer, const char *path, struct slice content, struct error *err) {
     cleanup_buffer struct buffer target = {0};
     buffer_append_str(&target, "/files?path=");
     percent_encode(slice_of(path), "/", &target);
-    struct runtime_call call = {.socket_path = socket_path,
-                                .death_fd = death_fd,
+    struct runtime_call call = {.socket_path = peer->socket_path,
+                                .death_fd = peer->death_fd,
+                                .cancel_fd = peer->cancel_fd,
                                 .timeout_ms = PUT_TIMEOUT,
                                 .method = "PUT",
                                 .target = buffer_cstr(&target),
@@ -185,14 +189,15 @@ static void set_command_error(const json_t *answer, int timeout_seconds, struct 
                   (int)json_integer_value(json_object_get(answer, "exitCode")), tail);
 }
 
-bool runtime_exec(const char *socket_path, int death_fd, const json_t *command, const char *working_dir,
+bool runtime_exec(const struct runtime_peer *peer, const json_t *command, const char *working_dir,
                   int timeout_seconds, struct error *err) {
     cleanup_json json_t *request = json_pack("{s:O, s:i, s:s}", "command", command, "timeoutSeconds",
                                              timeout_seconds, "workingDir", working_dir);
     size_t len = 0;
     cleanup_free char *text = json_dump_line(request, &len);
-    struct runtime_call call = {.socket_path = socket_path,
-                                .death_fd = death_fd,
+    struct runtime_call call = {.socket_path = peer->socket_path,
+                                .death_fd = peer->death_fd,
+                                .cancel_fd = peer->cancel_fd,
                                 .timeout_ms = timeout_seconds * 1000 + EXEC_GRACE,
                                 .method = "POST",
                                 .target = "/exec",

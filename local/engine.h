@@ -1,0 +1,19 @@
+/* The engine: makes sandboxes be what their objects say (controller.md 2, 9, 21). */
+#pragma once
+
+#include "backend/backend.h"
+#include "local/state_dir.h"
+
+struct engine_options {
+    const struct state_dir *state; /* outlives the engine */
+    struct store *store;           /* likewise */
+    const char *runtime_path;      /* the agenttier-runtime program; copied */
+};
+
+struct engine;
+/* Adopts what runs, ends strays, then starts the threads. NULL with err. */
+struct engine *engine_start(const struct engine_options *options, struct error *err);
+/* Stops the threads; sandboxes go on running. */
+void engine_stop(struct engine *engine);
+/* A runtime_locate_fn; ctx is the engine. */
+bool engine_locate(void *ctx, struct object *sandbox, struct runtime_address *out, struct error *err);

@@ -1,0 +1,135 @@
+/* The engine's inside, shared by its files:
+ *
+ *   engine.c     threads, queue, timers, the watch
+ *   adopt.c      what an earlier Router left: adopted, ended, put aside
+ *   reconcile.c  one pass over one sandbox: the phases
+ *   start.c      from an object to running processes
+ *   first_run.c  files and initScripts of a template
+ *   ending.c     processes ended, directories removed
+ *   status.c     what is written to the store
+ *
+ * Each sandbox has an entry. A pass runs on a worker; never two for one entry at once, so what is
+ * marked "pass" below needs no lock. */
+#pragma once
+
+#include "local/cgroup.h"
+#include "local/engine.h"
+#include "local/events.h"
+#include "local/host_ids.h"
+#include "local/locations.h"
+#include "local/record.h"
+#include "local/trash.h"
+
+#include <pthread.h>
+#include <stdatomic.h>
+
+#define ENGINE_BUCKETS 1024
+#define ENGINE_WORKERS 8
+
+#define FINALIZER         "agenttier.io/sandbox-cleanup"
+#define ACTION_ANNOTATION "agenttier.io/action"
+
+#define RESTART_LIMIT 5
+
+struct entry {
+    struct entry *next; /* in its bucket */
+    char *uid, *namespace, *name; /* fixed */
+
+    /* engine->lock */
+    struct entry *queue_next;
+    bool queued, busy, again;
+    bool gone;   /* can be freed when it is neither queued nor busy */
+    int64_t due; /* monotonic ms of the next pass, 0 = none */
+
+    /* pass */
+    char *dir;              /* sandboxes/UID */
+    char socket_path[SOCKET_PATH_MAX];
+    bool loaded;            /* record was read */
+    struct record record;
+    int pidfd;              /* of process 1, >= 0 while it is not known to have ended */
+    bool verified;          /* its runtime has answered this Router */
+    int64_t kill_at;        /* processes are being ended; monotonic ms of SIGKILL. 0 = they are not */
+    int64_t failed_at;      /* monotonic ms of the failure that a restart waits for */
+    bool seen_creating;     /* the event was written */
+    struct first_run *first_run;
+    bool first_run_done;    /* for these processes */
+};
+
+struct engine {
+    const struct state_dir *state;
+    struct store *store;
+    struct locations *locations;
+    struct events *events;
+    struct trash *trash;
+    struct host_ids *ids;
+    struct cgroups cgroups;
+    struct buffer seccomp;
+    char **etc_shown;
+    char runtime[72], etc[72]; /* names in bin/ and etc/ */
+    char boot_id[BOOT_ID_LEN + 1];
+    bool own_users; /* this process is root */
+    int64_t machine_memory;
+
+    pthread_t loop, workers[ENGINE_WORKERS];
+    size_t worker_count;
+    bool loop_started;
+    void *watch;
+    int epoll_fd, wake_fd;
+    int cancel_fd; /* readable when the engine stops */
+
+    pthread_mutex_t lock;
+    pthread_cond_t work;
+    bool stopping;
+    struct entry *buckets[ENGINE_BUCKETS];
+    struct entry *queue, **queue_last;
+};
+
+/* ---- engine.c */
+/* Both under engine->lock. The entry for that object, made when it is new. */
+struct entry *engine_entry(struct engine *e, const struct object *sandbox);
+void engine_enqueue(struct engine *e, struct entry *s);
+/* Has a pass made when process 1 ends. */
+void engine_watch_process(struct engine *e, struct entry *s);
+
+/* ---- reconcile.c: milliseconds until the next pass, -1 = when something happens */
+#define PASS_NONE  (-1)
+#define PASS_AGAIN 0
+int64_t reconcile(struct engine *e, struct entry *s);
+
+/* ---- adopt.c */
+/* Reads the record and takes up the processes that it names, when they live. Ends strays of an interrupted
+ * launch. False with err: try again later. */
+bool adopt_entry(struct engine *e, struct entry *s, const struct object *sandbox, struct error *err);
+/* Before the threads run: all sandboxes of the store, then directories that no object has. */
+void adopt_all(struct engine *e);
+
+/* ---- start.c */
+/* Makes directories, groups and processes. The object's resolved template in `resolved` (new
+ * reference, also on failure when it got that far). Error messages are meant for status.message. */
+bool start_sandbox(struct engine *e, struct entry *s, const struct object *sandbox, json_t **resolved,
+                   struct error *err);
+/* Whether a failed start could succeed now: the template resolves, the image is there. */
+bool start_possible(struct engine *e, const struct object *sandbox);
+
+/* ---- first_run.c */
+enum first_run_state { FIRST_RUN_GOING, FIRST_RUN_DONE, FIRST_RUN_FAILED };
+/* Begins, or asks about, what a template wants done in a started sandbox. With FAILED: err. */
+enum first_run_state first_run(struct engine *e, struct entry *s, const struct object *sandbox, struct error *err);
+/* Ends it: its calls end with the sandbox's processes, so those must be dead or the engine stopping. */
+void first_run_end(struct entry *s);
+
+/* ---- ending.c */
+/* Ends the processes; true when none is left, else ask again at s->kill_at or when process 1 ended. */
+bool end_processes(struct engine *e, struct entry *s, bool gently);
+/* Notices the end of process 1; true when there are no processes. */
+bool processes_gone(struct engine *e, struct entry *s);
+
+/* ---- status.c */
+enum write_result { WRITE_DONE, WRITE_STALE, WRITE_FAILED };
+/* Merges `patch` (taken) into the status, if the object is still the same sandbox in phase `phase`
+ * (NULL = whichever). STALE: it is not: make another pass. FAILED: logged; try later. */
+enum write_result write_status(struct engine *e, struct entry *s, const char *phase, json_t *patch);
+enum write_result add_finalizer(struct engine *e, struct entry *s);
+enum write_result remove_finalizer(struct engine *e, struct entry *s);
+enum write_result remove_action(struct engine *e, struct entry *s);
+char *now_text(char out[40]);

@@ -1,0 +1,162 @@
+/* The writer of events. */
+#include "local/events.h"
+
+#include "common/json.h"
+#include "common/log.h"
+#include "common/secret.h"
+#include "common/units.h"
+
+#include <pthread.h>
+#include <stdarg.h>
+#include <stdio.h>
+
+#define WAITING_MAX   4096
+#define PRUNE_EVERY_S 60
+
+struct waiting {
+    struct waiting *next;
+    json_t *object;
+};
+
+struct events {
+    struct store *store;
+    pthread_t thread;
+    pthread_mutex_t lock;
+    pthread_cond_t wake;
+    struct waiting *first, **last;
+    size_t count;
+    bool stopping;
+    bool written; /* since the last pruning */
+};
+
+static bool older(time_t now, const json_t *event) {
+    time_t at;
+    return rfc3339_parse(json_str_at(event, "lastTimestamp"), &at) && at + EVENTS_MAX_AGE_S < now;
+}
+
+/* One that has more than EVENTS_PER_SANDBOX younger ones of the same sandbox. */
+static bool superfluous(const struct object_list *all, size_t i) {
+    const char *uid = json_str_at(all->items[i]->json, "involvedObject.uid");
+    const char *at = json_str_at(all->items[i]->json, "lastTimestamp");
+    size_t younger = 0;
+    for (size_t k = 0; k < all->count && younger < EVENTS_PER_SANDBOX; k++) {
+        if (strcmp(json_str_at(all->items[k]->json, "involvedObject.uid"), uid) != 0) continue;
+        int order = strcmp(json_str_at(all->items[k]->json, "lastTimestamp"), at);
+        if (order > 0 || (order == 0 && k > i)) younger++;
+    }
+    return younger >= EVENTS_PER_SANDBOX;
+}
+
+static void prune(struct events *e) {
+    cleanup_object_list struct object_list all = e->store->ops->list(e->store, KIND_EVENT, NULL);
+    time_t now = time(NULL);
+    for (size_t i = 0; i < all.count; i++) {
+        const struct object *o = all.items[i];
+        if (older(now, o->json) || superfluous(&all, i))
+            e->store->ops->remove(e->store, KIND_EVENT, o->namespace, o->name, NULL, NULL);
+    }
+}
+
+static void write_one(struct events *e, json_t *object) {
+    cleanup_error struct error err = {0};
+    if (!e->store->ops->create(e->store, KIND_EVENT, object, NULL, &err))
+        log_warn("event not written", "reason", json_str_at(object, "reason"), "why", err.message, NULL);
+}
+
+static void *run(void *arg) {
+    struct events *e = arg;
+    int64_t prune_at = monotonic_ms() + PRUNE_EVERY_S * 1000;
+    pthread_mutex_lock(&e->lock);
+    for (;;) {
+        struct waiting *w = e->first;
+        if (w) {
+            e->first = w->next;
+            if (!e->first) e->last = &e->first;
+            e->count--;
+            pthread_mutex_unlock(&e->lock);
+            write_one(e, w->object);
+            json_decref(w->object);
+            free(w);
+            pthread_mutex_lock(&e->lock);
+            e->written = true;
+            continue;
+        }
+        if (e->stopping) break;
+        if (e->written && monotonic_ms() >= prune_at) {
+            e->written = false;
+            prune_at = monotonic_ms() + PRUNE_EVERY_S * 1000;
+            pthread_mutex_unlock(&e->lock);
+            prune(e);
+            pthread_mutex_lock(&e->lock);
+            continue;
+        }
+        struct timespec until;
+        clock_gettime(CLOCK_MONOTONIC, &until);
+        until.tv_sec += PRUNE_EVERY_S;
+        pthread_cond_timedwait(&e->wake, &e->lock, &until);
+    }
+    pthread_mutex_unlock(&e->lock);
+    return NULL;
+}
+
+struct events *events_start(struct store *store) {
+    struct events *e = xcalloc(1, sizeof *e);
+    e->store = store;
+    e->last = &e->first;
+    e->written = true; /* old ones may be there */
+    pthread_mutex_init(&e->lock, NULL);
+    pthread_condattr_t attr;
+    pthread_condattr_init(&attr);
+    pthread_condattr_setclock(&attr, CLOCK_MONOTONIC);
+    pthread_cond_init(&e->wake, &attr);
+    pthread_condattr_destroy(&attr);
+    if (pthread_create(&e->thread, NULL, run, e) != 0) abort();
+    return e;
+}
+
+void events_stop(struct events *e) {
+    if (!e) return;
+    pthread_mutex_lock(&e->lock);
+    e->stopping = true;
+    pthread_cond_signal(&e->wake);
+    pthread_mutex_unlock(&e->lock);
+    pthread_join(e->thread, NULL);
+    pthread_mutex_destroy(&e->lock);
+    pthread_cond_destroy(&e->wake);
+    free(e);
+}
+
+void events_emit(struct events *e, const struct object *sandbox, const char *type, const char *reason,
+                 const char *fmt, ...) {
+    char message[1024], now[RFC3339_MAX], suffix[17];
+    va_list args;
+    va_start(args, fmt);
+    vsnprintf(message, sizeof message, fmt, args);
+    va_end(args);
+    rfc3339_format(time(NULL), now);
+    random_hex(suffix, 8);
+    cleanup_free char *name = xasprintf("%s.%s", sandbox->name, suffix);
+    json_t *object = json_pack(
+        "{s:s, s:s, s:{s:s, s:s}, s:{s:s, s:s, s:s, s:s, s:s}, s:s, s:s, s:s, s:{s:s}, s:s, s:s, s:i}", "apiVersion",
+        "v1", "kind", "Event", "metadata", "name", name, "namespace", sandbox->namespace, "involvedObject", "kind",
+        "Sandbox", "apiVersion", "agenttier.io/v1alpha1", "namespace", sandbox->namespace, "name", sandbox->name, "uid",
+        sandbox->uid, "type", type, "reason", reason, "message", message, "source", "component",
+        "agenttier-controller", "firstTimestamp", now, "lastTimestamp", now, "count", 1);
+    if (!object) return; /* a message that is not UTF-8: cut in a character */
+    struct waiting *w = xcalloc(1, sizeof *w);
+    w->object = object;
+    pthread_mutex_lock(&e->lock);
+    bool full = e->count >= WAITING_MAX;
+    if (!full) {
+        *e->last = w;
+        e->last = &w->next;
+        e->count++;
+        pthread_cond_signal(&e->wake);
+    }
+    pthread_mutex_unlock(&e->lock);
+    if (full) {
+        log_warn("event dropped: too many are waiting", "sandbox", sandbox->name, "reason", reason, NULL);
+        json_decref(object);
+        free(w);
+    }
+}

@@ -1,0 +1,67 @@
+/* The local backend: state directory, store, engine and runtime access put together. */
+#include "local/local.h"
+
+#include "backend/runtime_access.h"
+#include "common/units.h"
+#include "local/engine.h"
+#include "local/limits.h"
+#include "local/seed.h"
+#include "local/selfcheck.h"
+#include "local/state_dir.h"
+
+#include <stdio.h>
+
+struct local_backend {
+    struct backend backend; /* first */
+    struct state_dir state;
+    struct engine *engine;
+};
+
+static void close_backend(struct backend *backend) {
+    struct local_backend *l = (struct local_backend *)backend;
+    if (l->backend.access) runtime_access_free(l->backend.access);
+    engine_stop(l->engine);
+    if (l->backend.store) local_store_close(l->backend.store);
+    state_dir_close(&l->state);
+    free(l);
+}
+
+/* The option, else what the machine has. */
+static bool set_cap(char out[32], const char *option, const char *flag, int64_t machine, struct error *err) {
+    struct quantity q;
+    if (!option || !*option) {
+        snprintf(out, 32, "%lld", (long long)machine);
+        return true;
+    }
+    if (strlen(option) >= 32 || !quantity_parse(option, &q) || q.nano <= 0) {
+        error_set(err, 400, ERR_BAD_REQUEST, "%s=%s is not a quantity such as 4 or 8Gi", flag, option);
+        return false;
+    }
+    snprintf(out, 32, "%s", option);
+    return true;
+}
+
+static bool open_parts(struct local_backend *l, const struct local_options *options, struct error *err) {
+    if (!set_cap(l->backend.default_max_cpu, options->max_cpu, "--max-cpu", machine_cores(), err) ||
+        !set_cap(l->backend.default_max_memory, options->max_memory, "--max-memory", machine_memory_bytes(), err) ||
+        !state_dir_open(&l->state, options->state_dir, err) || !selfcheck_bubblewrap(err))
+        return false;
+    l->backend.store = local_store_open(l->state.path, err);
+    if (!l->backend.store || !local_store_seed(l->backend.store, err)) return false;
+    const struct engine_options engine = {
+        .state = &l->state, .store = l->backend.store, .runtime_path = options->runtime_path};
+    l->engine = engine_start(&engine, err);
+    if (!l->engine) return false;
+    l->backend.access = runtime_access_new(engine_locate, l->engine);
+    return true;
+}
+
+struct backend *local_backend_open(const struct local_options *options, struct error *err) {
+    struct local_backend *l = xcalloc(1, sizeof *l);
+    l->backend.name = "local";
+    l->backend.close = close_backend;
+    l->state = (struct state_dir){.lock_fd = -1, .run_fd = -1};
+    if (open_parts(l, options, err)) return &l->backend;
+    close_backend(&l->backend);
+    return NULL;
+}

@@ -15,7 +15,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-#define STRAY_ROUNDS 400
+#define STRAY_ROUNDS  400
 #define STRAY_WAIT_US 5000
 
 /* Ends whatever still belongs to a launch whose process 1 is not known or has ended: found by the record, the
@@ -94,8 +94,10 @@ static void put_aside(struct engine *e, const char *uid) {
     }
     cleanup_free char *lost = state_dir_path(e->state, "lost", uid);
     if (ok && rename(s.dir, lost) != 0) error_set_errno(&err, errno, "moving %s", s.dir);
-    if (err.status) log_warn("a sandbox that the store does not know stays in place", "why", err.message, NULL);
-    else log_warn("a sandbox that the store does not know was ended; its files are kept", "path", lost, NULL);
+    if (err.status)
+        log_warn("a sandbox that the store does not know stays in place", "why", err.message, NULL);
+    else
+        log_warn("a sandbox that the store does not know was ended; its files are kept", "path", lost, NULL);
     record_clear(&s.record);
     free(s.dir);
 }
@@ -138,7 +140,8 @@ static void remove_unused(struct engine *e, const char *folder, size_t offset, c
         if (images) {
             char linked[300] = {0}, name[256];
             snprintf(name, sizeof name, "%.*s", (int)strcspn(d->d_name, "@"), d->d_name);
-            if (readlinkat(dirfd(dir), name, linked, sizeof linked - 1) > 0 && strcmp(linked, d->d_name) == 0) continue;
+            if (readlinkat(dirfd(dir), name, linked, sizeof linked - 1) > 0 && strcmp(linked, d->d_name) == 0)
+                continue;
             if (strstr(d->d_name, ".new")) continue; /* an import under way */
         }
         if (!in_use(e, offset, current, d->d_name)) tree_remove(path, d->d_name, NULL);

@@ -57,9 +57,10 @@ static bool add_root(const struct bwrap_plan *plan, struct buffer *out) {
 
 static bool add_own(const struct bwrap_plan *plan, struct buffer *out) {
     /* An image brings /var and its /etc/hosts; importing made sure that both places are there. */
-    return add(out, "--perms", "0644", NULL) && add_fd(out, "--ro-bind-data", plan->hosts_fd) && add(out, "/etc/hosts", NULL) &&
-           add(out, "--proc", "/proc", "--dev", "/dev", NULL) &&
-           add(out, "--perms", "1777", "--size", SIZE_SHM, "--tmpfs", "/dev/shm", "--remount-ro", "/dev", NULL) &&
+    return add(out, "--perms", "0644", NULL) && add_fd(out, "--ro-bind-data", plan->hosts_fd) &&
+           add(out, "/etc/hosts", NULL) && add(out, "--proc", "/proc", "--dev", "/dev", NULL) &&
+           add(out, "--perms", "1777", "--size", SIZE_SHM, "--tmpfs", "/dev/shm", "--remount-ro", "/dev",
+               NULL) &&
            add(out, "--perms", "1777", "--size", SIZE_TMP, "--tmpfs", "/tmp", NULL) &&
            add(out, "--perms", "1777", "--size", SIZE_VAR_TMP, "--tmpfs", "/var/tmp", NULL) &&
            add(out, "--perms", "0755", "--size", SIZE_RUN, "--tmpfs", "/run", NULL) &&

@@ -4,11 +4,11 @@
 #include "common/bytes.h"
 #include "local/rootfs.h"
 
-#define SANDBOX_ID       1000
-#define SANDBOX_HOME     "/home/sandbox"
-#define SANDBOX_RUNTIME  "/.agenttier/runtime"
+#define SANDBOX_ID        1000
+#define SANDBOX_HOME      "/home/sandbox"
+#define SANDBOX_RUNTIME   "/.agenttier/runtime"
 #define SANDBOX_WORKSPACE "/workspace"
-#define SANDBOX_PATH     "/usr/local/bin:/usr/bin:/bin:/usr/local/sbin:/usr/sbin:/sbin"
+#define SANDBOX_PATH      "/usr/local/bin:/usr/bin:/bin:/usr/local/sbin:/usr/sbin:/sbin"
 
 struct env_entry {
     char *name, *value;
@@ -20,11 +20,11 @@ struct bwrap_plan {
     /* paths as bubblewrap's process sees them */
     const char *workspace;
     const char *runtime;
-    const char *root;               /* of an image; NULL = the host's system */
-    const char *etc;                /* generated; only with the host's system */
+    const char *root; /* of an image; NULL = the host's system */
+    const char *etc;  /* generated; only with the host's system */
     const struct root_entries *entries;
-    char *const *etc_shown;         /* only with the host's system; NULL-terminated */
-    const char *mount_path;         /* a second place of the workspace, or NULL */
+    char *const *etc_shown; /* only with the host's system; NULL-terminated */
+    const char *mount_path; /* a second place of the workspace, or NULL */
     const char *working_dir;
     const struct env_entry *env;
     size_t env_count;

@@ -75,7 +75,8 @@ static bool append_unescaped(struct buffer *out, struct slice s) {
     return true;
 }
 
-bool cgroup_parse_mount(const char *text, const char *controller, struct buffer *mount_point, struct buffer *root) {
+bool cgroup_parse_mount(const char *text, const char *controller, struct buffer *mount_point,
+                        struct buffer *root) {
     /* ID PARENT MAJ:MIN ROOT MOUNTPOINT OPTIONS [TAGS] - TYPE SOURCE SUPEROPTIONS */
     for (const char *line = text; line && *line; line = strchr(line, '\n') ? strchr(line, '\n') + 1 : NULL) {
         struct slice words[40];
@@ -90,8 +91,9 @@ bool cgroup_parse_mount(const char *text, const char *controller, struct buffer 
             p = stop + 1;
         }
         if (!dash || dash + 3 >= count) continue;
-        bool match = *controller ? slice_equal_str(words[dash + 1], "cgroup") && in_list(words[dash + 3], controller)
-                                 : slice_equal_str(words[dash + 1], "cgroup2");
+        bool match = *controller
+                         ? slice_equal_str(words[dash + 1], "cgroup") && in_list(words[dash + 3], controller)
+                         : slice_equal_str(words[dash + 1], "cgroup2");
         if (match) return append_unescaped(root, words[3]) && append_unescaped(mount_point, words[4]);
     }
     return false;
@@ -151,8 +153,8 @@ static bool use_v2(struct cgroups *out, char *dir) {
         free(dir);
         return false;
     }
-    out->bases[out->count++] = (struct cgroup_base){
-        .path = dir, .v2 = true, .cpu = works[0], .memory = works[1], .pids = works[2]};
+    out->bases[out->count++] =
+        (struct cgroup_base){.path = dir, .v2 = true, .cpu = works[0], .memory = works[1], .pids = works[2]};
     return true;
 }
 
@@ -171,9 +173,9 @@ static void detect_v1(struct cgroups *out, const char *mounts, const char *self,
         !cgroup_parse_self(self, controller, &own))
         return;
     cleanup_free char *dir = group_dir(buffer_cstr(&at), buffer_cstr(&root), buffer_cstr(&own));
-    const char *base = dir && can_make_group(dir, probe_file)                 ? dir
+    const char *base = dir && can_make_group(dir, probe_file)         ? dir
                        : can_make_group(buffer_cstr(&at), probe_file) ? buffer_cstr(&at)
-                                                                              : NULL;
+                                                                      : NULL;
     if (!base) return;
     *flag_of_base = true;
     out->bases[out->count++].path = xstrdup(base);
@@ -186,7 +188,8 @@ void cgroup_detect(struct cgroups *out) {
     detect_v2(out, buffer_cstr(&mounts), buffer_cstr(&self));
     if (out->count == 0) {
         detect_v1(out, mounts.data, self.data, "cpu", "cpu.cfs_quota_us", &out->bases[out->count].cpu);
-        detect_v1(out, mounts.data, self.data, "memory", "memory.limit_in_bytes", &out->bases[out->count].memory);
+        detect_v1(out, mounts.data, self.data, "memory", "memory.limit_in_bytes",
+                  &out->bases[out->count].memory);
         detect_v1(out, mounts.data, self.data, "pids", "pids.max", &out->bases[out->count].pids);
     }
     for (size_t i = 0; i < out->count; i++) {
@@ -210,8 +213,10 @@ static bool set_limits(const struct cgroup_base *base, const char *dir, const st
     if (base->cpu) {
         long long quota = l->cpu_millis ? (long long)l->cpu_millis * CPU_PERIOD_US / 1000 : -1;
         if (base->v2) {
-            if (quota < 0) snprintf(text, sizeof text, "max %d", CPU_PERIOD_US);
-            else snprintf(text, sizeof text, "%lld %d", quota, CPU_PERIOD_US);
+            if (quota < 0)
+                snprintf(text, sizeof text, "max %d", CPU_PERIOD_US);
+            else
+                snprintf(text, sizeof text, "%lld %d", quota, CPU_PERIOD_US);
             ok = write_file(dir, "cpu.max", text);
         } else {
             snprintf(text, sizeof text, "%lld", quota);
@@ -222,8 +227,10 @@ static bool set_limits(const struct cgroup_base *base, const char *dir, const st
         snprintf(text, sizeof text, "%lld", (long long)l->memory_bytes);
         ok = write_file(dir, base->v2 ? "memory.max" : "memory.limit_in_bytes", text);
         /* Where swap is counted, it must not be a way around; where it is not, there is no such file. */
-        if (base->v2) write_file(dir, "memory.swap.max", "0");
-        else write_file(dir, "memory.memsw.limit_in_bytes", text);
+        if (base->v2)
+            write_file(dir, "memory.swap.max", "0");
+        else
+            write_file(dir, "memory.memsw.limit_in_bytes", text);
     }
     if (ok && base->pids) {
         snprintf(text, sizeof text, "%lld", (long long)l->pids);
@@ -275,4 +282,6 @@ size_t cgroup_kill(const char *path) {
     return seen;
 }
 
-bool cgroup_remove(const char *path) { return rmdir(path) == 0 || errno == ENOENT; }
+bool cgroup_remove(const char *path) {
+    return rmdir(path) == 0 || errno == ENOENT;
+}

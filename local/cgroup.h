@@ -4,15 +4,15 @@
 
 #include "common/bytes.h"
 #include "common/error.h"
-#include "local/limits.h"
+#include "local/resource_limits.h"
 
 #define CGROUP_MAX 3 /* hierarchies: cpu, memory, pids */
 
 /* Where groups can be made on this machine. Fixed after cgroup_detect. */
 struct cgroup_base {
-    char *path;               /* absolute directory; sandboxes' groups are made in it */
+    char *path; /* absolute directory; sandboxes' groups are made in it */
     bool v2;
-    bool cpu, memory, pids;   /* controllers that work there */
+    bool cpu, memory, pids; /* controllers that work there */
 };
 struct cgroups {
     struct cgroup_base bases[CGROUP_MAX];
@@ -28,7 +28,7 @@ void cgroup_free(struct cgroups *groups);
 
 /* The groups of one sandbox. */
 struct cgroup_set {
-    char *paths[CGROUP_MAX];  /* owned */
+    char *paths[CGROUP_MAX];   /* owned */
     int procs_fds[CGROUP_MAX]; /* cgroup.procs, open for writing between create and close; else -1 */
     size_t count;
 };
@@ -46,4 +46,5 @@ bool cgroup_remove(const char *path);
 bool cgroup_parse_self(const char *text, const char *controller, struct buffer *path);
 /* Pure. Where `controller` ("" = version 2) is mounted, and the group that is the root of that mount,
  * in the text of /proc/self/mountinfo. */
-bool cgroup_parse_mount(const char *text, const char *controller, struct buffer *mount_point, struct buffer *root);
+bool cgroup_parse_mount(const char *text, const char *controller, struct buffer *mount_point,
+                        struct buffer *root);

@@ -11,9 +11,9 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-#define GRACE_MS       5500 /* the runtime's own is 5 s */
-#define MONITOR_WAITS  50
-#define WAIT_US        1000
+#define GRACE_MS      5500 /* the runtime's own is 5 s */
+#define MONITOR_WAITS 50
+#define WAIT_US       1000
 
 /* bubblewrap outside ends right after process 1; the groups are empty only then. */
 static void await_monitor(struct process_id monitor) {
@@ -71,7 +71,9 @@ bool end_processes(struct engine *e, struct entry *s, bool gently) {
         s->kill_at = term ? now + GRACE_MS : now;
     }
     if (!gently) s->kill_at = now;
-    if (term) syscall(SYS_pidfd_send_signal, s->pidfd, SIGTERM, NULL, 0);
-    else if (now >= s->kill_at) syscall(SYS_pidfd_send_signal, s->pidfd, SIGKILL, NULL, 0);
+    if (term)
+        syscall(SYS_pidfd_send_signal, s->pidfd, SIGTERM, NULL, 0);
+    else if (now >= s->kill_at)
+        syscall(SYS_pidfd_send_signal, s->pidfd, SIGKILL, NULL, 0);
     return processes_gone(e, s);
 }

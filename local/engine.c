@@ -8,8 +8,8 @@
 #include "common/units.h"
 #include "local/etc.h"
 #include "local/files.h"
-#include "local/limits.h"
-#include "local/seccomp.h"
+#include "local/resource_limits.h"
+#include "local/syscall_filter.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -113,8 +113,10 @@ static void *work(void *arg) {
         pthread_mutex_lock(&e->lock);
         s->busy = false;
         bool gone = s->gone;
-        if (!gone && (s->again || next == PASS_AGAIN)) engine_enqueue(e, s);
-        else if (next > 0) s->due = monotonic_ms() + next;
+        if (!gone && (s->again || next == PASS_AGAIN))
+            engine_enqueue(e, s);
+        else if (next > 0)
+            s->due = monotonic_ms() + next;
         if (gone || next > 0) wake_loop(e);
     }
     pthread_mutex_unlock(&e->lock);
@@ -153,8 +155,10 @@ static void *wait_for_things(void *arg) {
         /* First the events: their entries may be freed below, never between. */
         for (int i = 0; i < n; i++) {
             uint64_t count;
-            if (events[i].data.ptr) engine_enqueue(e, events[i].data.ptr);
-            else if (read(e->wake_fd, &count, sizeof count) < 0 && errno != EAGAIN) break;
+            if (events[i].data.ptr)
+                engine_enqueue(e, events[i].data.ptr);
+            else if (read(e->wake_fd, &count, sizeof count) < 0 && errno != EAGAIN)
+                break;
         }
         int timeout = look_at_times(e);
         pthread_mutex_unlock(&e->lock);
@@ -209,8 +213,8 @@ static bool prepare(struct engine *e, const struct engine_options *options, stru
         error_set(err, 500, ERR_INTERNAL, "the boot id cannot be read: /proc must be mounted");
         return false;
     }
-    if (!install_runtime(e, options->runtime_path, err) || !etc_generate(e->state, e->etc, sizeof e->etc, err) ||
-        !seccomp_build(&e->seccomp, err))
+    if (!install_runtime(e, options->runtime_path, err) ||
+        !etc_generate(e->state, e->etc, sizeof e->etc, err) || !syscall_filter_build(&e->seccomp, err))
         return false;
     e->etc_shown = etc_shown();
     e->ids = host_ids_new(e->state);
@@ -303,6 +307,8 @@ bool engine_locate(void *ctx, struct object *sandbox, struct runtime_address *ou
     const char *phase = json_str_at(sandbox->json, "status.phase");
     if (locations_get(e->locations, sandbox->uid, out->unix_path, sizeof out->unix_path)) return true;
     error_set(err, 409, "sandbox_not_running", "sandbox \"%s\" is not running: it is %s", sandbox->name,
-              strcmp(phase, "Running") == 0 ? "stopping or being restarted" : *phase ? phase : "Creating");
+              strcmp(phase, "Running") == 0 ? "stopping or being restarted"
+              : *phase                      ? phase
+                                            : "Creating");
     return false;
 }

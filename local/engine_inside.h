@@ -32,7 +32,7 @@
 #define RESTART_LIMIT 5
 
 struct entry {
-    struct entry *next; /* in its bucket */
+    struct entry *next;           /* in its bucket */
     char *uid, *namespace, *name; /* fixed */
 
     /* engine->lock */
@@ -42,17 +42,17 @@ struct entry {
     int64_t due; /* monotonic ms of the next pass, 0 = none */
 
     /* pass */
-    char *dir;              /* sandboxes/UID */
+    char *dir; /* sandboxes/UID */
     char socket_path[SOCKET_PATH_MAX];
-    bool loaded;            /* record was read */
+    bool loaded; /* record was read */
     struct record record;
-    int pidfd;              /* of process 1, >= 0 while it is not known to have ended */
-    bool verified;          /* its runtime has answered this Router */
-    int64_t kill_at;        /* processes are being ended; monotonic ms of SIGKILL. 0 = they are not */
-    int64_t failed_at;      /* monotonic ms of the failure that a restart waits for */
-    bool seen_creating;     /* the event was written */
+    int pidfd;          /* of process 1, >= 0 while it is not known to have ended */
+    bool verified;      /* its runtime has answered this Router */
+    int64_t kill_at;    /* processes are being ended; monotonic ms of SIGKILL. 0 = they are not */
+    int64_t failed_at;  /* monotonic ms of the failure that a restart waits for */
+    bool seen_creating; /* the event was written */
     struct first_run *first_run;
-    bool first_run_done;    /* for these processes */
+    bool first_run_done; /* for these processes */
 };
 
 struct engine {
@@ -114,7 +114,8 @@ bool start_possible(struct engine *e, const struct object *sandbox);
 /* ---- first_run.c */
 enum first_run_state { FIRST_RUN_GOING, FIRST_RUN_DONE, FIRST_RUN_FAILED };
 /* Begins, or asks about, what a template wants done in a started sandbox. With FAILED: err. */
-enum first_run_state first_run(struct engine *e, struct entry *s, const struct object *sandbox, struct error *err);
+enum first_run_state first_run(struct engine *e, struct entry *s, const struct object *sandbox,
+                               struct error *err);
 /* Ends it: its calls end with the sandbox's processes, so those must be dead or the engine stopping. */
 void first_run_end(struct entry *s);
 

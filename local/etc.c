@@ -33,8 +33,9 @@ static const struct etc_file generated[] = {
     {"profile", "PATH=/usr/local/bin:/usr/bin:/bin:/usr/local/sbin:/usr/sbin:/sbin\nexport PATH\n"
                 "[ -n \"${BASH-}\" ] && [ -r /etc/bash.bashrc ] && . /etc/bash.bashrc\n"},
     {"bash.bashrc", "[ -z \"${PS1-}\" ] || PS1='\\u@\\h:\\w\\$ '\n"},
-    {"inputrc", "set input-meta on\nset output-meta on\n\"\\e[1~\": beginning-of-line\n\"\\e[4~\": end-of-line\n"
-                "\"\\e[3~\": delete-char\n\"\\e[1;5C\": forward-word\n\"\\e[1;5D\": backward-word\n"},
+    {"inputrc",
+     "set input-meta on\nset output-meta on\n\"\\e[1~\": beginning-of-line\n\"\\e[4~\": end-of-line\n"
+     "\"\\e[3~\": delete-char\n\"\\e[1;5C\": forward-word\n\"\\e[1;5D\": backward-word\n"},
 };
 
 /* Copied when there, symlinks followed. */
@@ -42,9 +43,9 @@ static const char *const copied[] = {"ld.so.cache", "ld.so.conf", "localtime",  
                                      "services",    "protocols",  "mime.types", "ssl/openssl.cnf"};
 static const char *const copied_patterns[] = {"/etc/ld.so.conf.d/*.conf"};
 
-static const char *const shown[] = {"/etc/alternatives",        "/etc/ssl/certs",   "/etc/pki/tls/certs",
-                                    "/etc/pki/ca-trust/extracted", "/etc/fonts",    "/etc/terminfo",
-                                    "/etc/java-*-openjdk",      "/etc/python3*",    "/etc/perl"};
+static const char *const shown[] = {"/etc/alternatives",           "/etc/ssl/certs", "/etc/pki/tls/certs",
+                                    "/etc/pki/ca-trust/extracted", "/etc/fonts",     "/etc/terminfo",
+                                    "/etc/java-*-openjdk",         "/etc/python3*",  "/etc/perl"};
 
 char **etc_shown(void) {
     char **list = xcalloc(1, sizeof *list);
@@ -72,7 +73,8 @@ void etc_shown_free(char **list) {
 }
 
 /* One file of the generation: remembered in `digest`, written when `dir` is given. */
-static bool emit(const char *dir, const char *name, struct slice content, struct buffer *digest, struct error *err) {
+static bool emit(const char *dir, const char *name, struct slice content, struct buffer *digest,
+                 struct error *err) {
     char hash[SHA256_HEX_LEN + 1];
     sha256_hex(content, hash);
     if (!buffer_printf(digest, "%s %s\n", name, hash)) return false;

@@ -71,7 +71,9 @@ static int open_directory(int parent, const char *name) {
     return openat(handle, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
 }
 
-static bool is_dot(const char *name) { return strcmp(name, ".") == 0 || strcmp(name, "..") == 0; }
+static bool is_dot(const char *name) {
+    return strcmp(name, ".") == 0 || strcmp(name, "..") == 0;
+}
 
 /* Removes what is not a directory from `name`, moves its directories up into `top` under new names,
  * so that depth never grows. False when something could be neither moved nor removed. */
@@ -85,7 +87,8 @@ static bool flatten(int top, const char *name, unsigned *counter) {
     bool ok = true;
     struct dirent *e;
     while ((e = readdir(dir))) {
-        if (is_dot(e->d_name) || unlinkat(here, e->d_name, 0) == 0 || unlinkat(here, e->d_name, AT_REMOVEDIR) == 0)
+        if (is_dot(e->d_name) || unlinkat(here, e->d_name, 0) == 0 ||
+            unlinkat(here, e->d_name, AT_REMOVEDIR) == 0)
             continue;
         /* Moving a directory writes its "..": its owner needs permission to. */
         cleanup_close int child = open_directory(here, e->d_name);

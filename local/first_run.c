@@ -20,7 +20,7 @@ struct first_run {
     struct engine *engine;
     struct entry *entry;
     json_t *files, *scripts;
-    bool first;            /* the workspace is new; else only what is not in it */
+    bool first; /* the workspace is new; else only what is not in it */
     char *working_dir;
     struct runtime_peer peer;
     int pidfd;
@@ -30,7 +30,9 @@ struct first_run {
     struct error err;
 };
 
-static bool in_memory(const char *path) { return strncmp(path, "/tmp/", 5) == 0; }
+static bool in_memory(const char *path) {
+    return strncmp(path, "/tmp/", 5) == 0;
+}
 
 static bool put_one(struct first_run *r, const json_t *file, struct error *err) {
     const char *path = json_str_at(file, "path");
@@ -90,7 +92,8 @@ static bool begin(struct engine *e, struct entry *s, const json_t *spec, struct 
     const char *mount = json_str_at(spec, "storage.mountPath");
     r->working_dir = xstrdup(*mount ? mount : "/workspace");
     r->pidfd = fcntl(s->pidfd, F_DUPFD_CLOEXEC, 3);
-    r->peer = (struct runtime_peer){.socket_path = s->socket_path, .death_fd = r->pidfd, .cancel_fd = e->cancel_fd};
+    r->peer =
+        (struct runtime_peer){.socket_path = s->socket_path, .death_fd = r->pidfd, .cancel_fd = e->cancel_fd};
     s->first_run = r;
     int rc = pthread_create(&r->thread, NULL, run, r);
     if (rc == 0) return true;
@@ -113,7 +116,8 @@ void first_run_end(struct entry *s) {
     free(r);
 }
 
-enum first_run_state first_run(struct engine *e, struct entry *s, const struct object *sandbox, struct error *err) {
+enum first_run_state first_run(struct engine *e, struct entry *s, const struct object *sandbox,
+                               struct error *err) {
     if (s->first_run_done) return FIRST_RUN_DONE;
     if (!s->first_run) {
         cleanup_json json_t *spec = template_resolve(e->store, sandbox->json, err);

@@ -70,5 +70,9 @@ static void set(struct host_ids *ids, uid_t id, bool taken) {
     pthread_mutex_unlock(&ids->lock);
 }
 
-void host_ids_mark(struct host_ids *ids, uid_t id) { set(ids, id, true); }
-void host_ids_release(struct host_ids *ids, uid_t id) { set(ids, id, false); }
+void host_ids_mark(struct host_ids *ids, uid_t id) {
+    set(ids, id, true);
+}
+void host_ids_release(struct host_ids *ids, uid_t id) {
+    set(ids, id, false);
+}

@@ -24,17 +24,28 @@
 #include <sys/un.h>
 #include <sys/wait.h>
 
-#define BACKLOG        512
-#define FILES_MAX      65536
-#define LOG_TAIL       300
-#define INFO_MAX       4096
-#define STAGE          "/tmp"        /* bubblewrap needs this directory too */
-#define STAGE_WORK     STAGE "/workspace"
-#define STAGE_RUNTIME  STAGE "/runtime"
-#define STAGE_ROOT     STAGE "/root"
+#define BACKLOG       512
+#define FILES_MAX     65536
+#define LOG_TAIL      300
+#define INFO_MAX      4096
+#define STAGE         "/tmp" /* bubblewrap needs this directory too */
+#define STAGE_WORK    STAGE "/workspace"
+#define STAGE_RUNTIME STAGE "/runtime"
+#define STAGE_ROOT    STAGE "/root"
 
 /* Descriptors of bubblewrap, in this order from 0 on. */
-enum { FD_NULL_IN, FD_NULL_OUT, FD_LOG, FD_LISTEN, FD_LOCK, FD_ARGS, FD_SECCOMP, FD_HOSTS, FD_INFO, FD_COUNT };
+enum {
+    FD_NULL_IN,
+    FD_NULL_OUT,
+    FD_LOG,
+    FD_LISTEN,
+    FD_LOCK,
+    FD_ARGS,
+    FD_SECCOMP,
+    FD_HOSTS,
+    FD_INFO,
+    FD_COUNT
+};
 #define FD_SPARE 64 /* all are moved above this before they are put into place */
 
 /* What the new process needs, prepared before the fork. */
@@ -49,12 +60,26 @@ struct child {
 struct failure {
     int step, errnum;
 };
-static const char *const steps[] = {"starting a process",        "recording the process",
-                                    "entering control groups",   "making a private mount namespace",
-                                    "staging the directories",   "setting resource limits",
-                                    "arranging descriptors",     "changing to the sandbox's user",
+static const char *const steps[] = {"starting a process",
+                                    "recording the process",
+                                    "entering control groups",
+                                    "making a private mount namespace",
+                                    "staging the directories",
+                                    "setting resource limits",
+                                    "arranging descriptors",
+                                    "changing to the sandbox's user",
                                     "executing bwrap (is bubblewrap installed?)"};
-enum { STEP_FORK, STEP_RECORD, STEP_CGROUP, STEP_NAMESPACE, STEP_STAGE, STEP_LIMITS, STEP_FDS, STEP_USER, STEP_EXEC };
+enum {
+    STEP_FORK,
+    STEP_RECORD,
+    STEP_CGROUP,
+    STEP_NAMESPACE,
+    STEP_STAGE,
+    STEP_LIMITS,
+    STEP_FDS,
+    STEP_USER,
+    STEP_EXEC
+};
 
 /* ---- after the fork: system calls only ------------------------------------------------------- */
 
@@ -104,7 +129,8 @@ static void stage(const struct child *c) {
             if (fd >= unit || unit == 1) *end++ = (char)('0' + fd / unit % 10);
         *end = '\0';
     }
-    if (mount("tmpfs", STAGE, "tmpfs", MS_NOSUID | MS_NODEV, "mode=0755,size=65536") != 0) give_up(c, STEP_STAGE);
+    if (mount("tmpfs", STAGE, "tmpfs", MS_NOSUID | MS_NODEV, "mode=0755,size=65536") != 0)
+        give_up(c, STEP_STAGE);
     for (int i = 0; i < 3; i++)
         if (!bind_at(paths[i], places[i], i != 1)) give_up(c, STEP_STAGE);
 }
@@ -133,12 +159,13 @@ static void arrange_fds(struct child *c) {
 
 static void change_user(const struct child *c) {
     uid_t id = c->plan->host_uid;
-    if (setgroups(0, NULL) != 0 || setresgid(id, id, id) != 0 || setresuid(id, id, id) != 0) give_up(c, STEP_USER);
+    if (setgroups(0, NULL) != 0 || setresgid(id, id, id) != 0 || setresuid(id, id, id) != 0)
+        give_up(c, STEP_USER);
 }
 
 static _Noreturn void run_child(struct child *c) {
-    static char *const argv[] = {(char *)"bwrap", (char *)"--args", (char *)"5",
-                                 (char *)"--",  (char *)SANDBOX_RUNTIME, (char *)"--listen-fd=3", NULL};
+    static char *const argv[] = {(char *)"bwrap",         (char *)"--args",        (char *)"5", (char *)"--",
+                                 (char *)SANDBOX_RUNTIME, (char *)"--listen-fd=3", NULL};
     static char *const no_env[] = {(char *)"PATH=/usr/bin:/bin:/usr/local/bin", NULL};
     _Static_assert(FD_ARGS == 5 && FD_LISTEN == 3, "argv names them");
     struct sigaction normal = {.sa_handler = SIG_DFL};
@@ -239,7 +266,8 @@ static bool fork_detached(struct child *c, struct error *err) {
         return false;
     }
     int status;
-    while (waitpid(middle, &status, 0) < 0 && errno == EINTR) {}
+    while (waitpid(middle, &status, 0) < 0 && errno == EINTR) {
+    }
     return true;
 }
 
@@ -278,7 +306,8 @@ static bool await(const struct launch_plan *plan, int failed_fd, int info_fd, st
     info[n] = '\0';
     if (parse_info(info, &out->init)) return true;
     launch_read_log(plan->dir, log, sizeof log);
-    error_set(err, 500, ERR_INTERNAL, "bubblewrap could not make the sandbox: %s", *log ? log : "it said nothing");
+    error_set(err, 500, ERR_INTERNAL, "bubblewrap could not make the sandbox: %s",
+              *log ? log : "it said nothing");
     return false;
 }
 
@@ -311,7 +340,8 @@ bool launch(const struct launch_plan *plan, struct launched *out, struct error *
     *out = (struct launched){0};
     cleanup_buffer struct buffer args = {0}, hosts = {0};
     if (!make_args(plan, &args, err)) return false;
-    buffer_printf(&hosts, "127.0.0.1 localhost %s\n::1 localhost ip6-localhost ip6-loopback\n", plan->hostname);
+    buffer_printf(&hosts, "127.0.0.1 localhost %s\n::1 localhost ip6-localhost ip6-loopback\n",
+                  plan->hostname);
 
     cleanup_close int null_fd = open("/dev/null", O_RDWR | O_CLOEXEC);
     cleanup_close int log_fd = open_in(plan->dir, "log", O_WRONLY | O_CREAT | O_TRUNC | O_APPEND, err);
@@ -331,11 +361,11 @@ bool launch(const struct launch_plan *plan, struct launched *out, struct error *
     cleanup_close int listen_fd = listen_at(plan->socket_path, err);
     if (listen_fd < 0) return false;
 
-    struct child child = {.plan = plan,
-                          .fds = {null_fd, null_fd, log_fd, listen_fd, plan->lock_fd, args_fd, seccomp_fd, hosts_fd,
-                                  info_out},
-                          .record_fd = record_fd,
-                          .failed_fd = failed_out};
+    struct child child = {
+        .plan = plan,
+        .fds = {null_fd, null_fd, log_fd, listen_fd, plan->lock_fd, args_fd, seccomp_fd, hosts_fd, info_out},
+        .record_fd = record_fd,
+        .failed_fd = failed_out};
     sigemptyset(&child.no_signals);
     if (!fork_detached(&child, err)) return false;
     close(steal_fd(failed_out));

@@ -9,18 +9,18 @@
 #include <sys/types.h>
 
 struct launch_plan {
-    const char *dir;          /* sandboxes/UID */
-    const char *socket_path;  /* where the runtime is to listen */
+    const char *dir;                              /* sandboxes/UID */
+    const char *socket_path;                      /* where the runtime is to listen */
     const char *workspace, *runtime, *root, *etc; /* paths on this machine; see bwrap_plan */
     const char *hostname, *mount_path, *working_dir;
     char *const *etc_shown;
     const struct env_entry *env;
     size_t env_count;
-    bool own_user;            /* switch to host_uid; this process is root then */
+    bool own_user; /* switch to host_uid; this process is root then */
     uid_t host_uid;
     const struct cgroup_set *cgroups;
-    struct slice seccomp;     /* the filter's bytes */
-    int lock_fd;              /* flock()ed: whoever is part of this sandbox inherits it */
+    struct slice seccomp; /* the filter's bytes */
+    int lock_fd;          /* flock()ed: whoever is part of this sandbox inherits it */
     int timeout_ms;
 };
 

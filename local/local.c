@@ -4,7 +4,7 @@
 #include "backend/runtime_access.h"
 #include "common/units.h"
 #include "local/engine.h"
-#include "local/limits.h"
+#include "local/resource_limits.h"
 #include "local/seed.h"
 #include "local/selfcheck.h"
 #include "local/state_dir.h"
@@ -43,7 +43,8 @@ static bool set_cap(char out[32], const char *option, const char *flag, int64_t 
 
 static bool open_parts(struct local_backend *l, const struct local_options *options, struct error *err) {
     if (!set_cap(l->backend.default_max_cpu, options->max_cpu, "--max-cpu", machine_cores(), err) ||
-        !set_cap(l->backend.default_max_memory, options->max_memory, "--max-memory", machine_memory_bytes(), err) ||
+        !set_cap(l->backend.default_max_memory, options->max_memory, "--max-memory", machine_memory_bytes(),
+                 err) ||
         !state_dir_open(&l->state, options->state_dir, err) || !selfcheck_bubblewrap(err))
         return false;
     l->backend.store = local_store_open(l->state.path, err);

@@ -24,7 +24,9 @@
 #define RESTARTABLE       "before restart attempt"
 #define MESSAGE_MAX       400
 
-static int64_t after_write(enum write_result r) { return r == WRITE_FAILED ? RETRY_MS : PASS_AGAIN; }
+static int64_t after_write(enum write_result r) {
+    return r == WRITE_FAILED ? RETRY_MS : PASS_AGAIN;
+}
 
 static int64_t ending_delay(const struct entry *s) {
     int64_t left = s->kill_at - monotonic_ms();
@@ -43,8 +45,8 @@ static bool action_is(const struct object *o, const char *what) {
 
 static int64_t to_error(struct engine *e, struct entry *s, const struct object *o, const char *phase,
                         const char *message) {
-    enum write_result r = write_status(e, s, phase,
-                                       json_pack("{s:s, s:n, s:s}", "phase", "Error", "podName", "message", message));
+    enum write_result r = write_status(
+        e, s, phase, json_pack("{s:s, s:n, s:s}", "phase", "Error", "podName", "message", message));
     if (r != WRITE_DONE) return after_write(r);
     events_emit(e->events, o, "Warning", "Error", "%s", message);
     log_warn("sandbox failed", "sandbox", s->name, "why", message, NULL);
@@ -59,26 +61,27 @@ static int64_t backoff_s(int64_t count) {
 }
 
 /* Process 1 ended by itself, or does not answer: controller.md 9.2. */
-static int64_t infrastructure_failure(struct engine *e, struct entry *s, const struct object *o, const char *reason) {
+static int64_t infrastructure_failure(struct engine *e, struct entry *s, const struct object *o,
+                                      const char *reason) {
     int64_t count = json_integer_value(json_at(o->json, "status.restartCount")) + 1;
     char message[MESSAGE_MAX];
     if (count >= RESTART_LIMIT) {
         snprintf(message, sizeof message, "Restart limit exceeded (%d attempts): %s", RESTART_LIMIT, reason);
-        enum write_result r =
-            write_status(e, s, "Running", json_pack("{s:s, s:n, s:s, s:I}", "phase", "Error", "podName", "message",
-                                                    message, "restartCount", (json_int_t)count));
+        enum write_result r = write_status(e, s, "Running",
+                                           json_pack("{s:s, s:n, s:s, s:I}", "phase", "Error", "podName",
+                                                     "message", message, "restartCount", (json_int_t)count));
         if (r == WRITE_DONE) events_emit(e->events, o, "Warning", "Error", "%s", message);
         return after_write(r);
     }
     snprintf(message, sizeof message, "Pod failed (%s), waiting %llds " RESTARTABLE " %lld/%d", reason,
              (long long)backoff_s(count), (long long)count, RESTART_LIMIT);
-    enum write_result r =
-        write_status(e, s, "Running", json_pack("{s:s, s:n, s:s, s:I}", "phase", "Error", "podName", "message", message,
-                                                "restartCount", (json_int_t)count));
+    enum write_result r = write_status(e, s, "Running",
+                                       json_pack("{s:s, s:n, s:s, s:I}", "phase", "Error", "podName",
+                                                 "message", message, "restartCount", (json_int_t)count));
     if (r != WRITE_DONE) return after_write(r);
     s->failed_at = monotonic_ms();
-    events_emit(e->events, o, "Warning", "AutoRestarted", "%s; attempt %lld/%d in %llds", reason, (long long)count,
-                RESTART_LIMIT, (long long)backoff_s(count));
+    events_emit(e->events, o, "Warning", "AutoRestarted", "%s; attempt %lld/%d in %llds", reason,
+                (long long)count, RESTART_LIMIT, (long long)backoff_s(count));
     log_warn("sandbox failed", "sandbox", s->name, "why", message, NULL);
     return PASS_AGAIN;
 }
@@ -87,7 +90,8 @@ static int64_t infrastructure_failure(struct engine *e, struct entry *s, const s
 
 /* Ends the processes, then says so. The reason is remembered on disk first: a Router that dies between the
  * steps must not take the stop for a crash of the sandbox. */
-static int64_t stop(struct engine *e, struct entry *s, const struct object *o, const char *phase, const char *reason) {
+static int64_t stop(struct engine *e, struct entry *s, const struct object *o, const char *phase,
+                    const char *reason) {
     cleanup_error struct error err = {0};
     struct stat st;
     if (!*s->record.stopping && stat(s->dir, &st) == 0) {
@@ -102,7 +106,8 @@ static int64_t stop(struct engine *e, struct entry *s, const struct object *o, c
     }
     const char *why = *s->record.stopping ? s->record.stopping : reason;
     enum write_result r = write_status(
-        e, s, phase, json_pack("{s:s, s:n, s:n, s:s}", "phase", "Stopped", "podName", "startedAt", "message", why));
+        e, s, phase,
+        json_pack("{s:s, s:n, s:n, s:s}", "phase", "Stopped", "podName", "startedAt", "message", why));
     if (r != WRITE_DONE) return after_write(r);
     events_emit(e->events, o, "Normal", "Stopped", "%s", why);
     log_info("sandbox stopped", "sandbox", s->name, "why", why, NULL);
@@ -115,14 +120,16 @@ static int64_t stop(struct engine *e, struct entry *s, const struct object *o, c
 /* ---- Creating ---------------------------------------------------------------------------------- */
 
 static void warn_of_ignored(struct engine *e, const struct object *o, const json_t *spec) {
-    static const char *const members[] = {"credentials", "sidecars", "initContainers", "runtimeClass", "serviceAccount"};
+    static const char *const members[] = {"credentials", "sidecars", "initContainers", "runtimeClass",
+                                          "serviceAccount"};
     cleanup_buffer struct buffer list = {0};
     for (size_t i = 0; i < sizeof members / sizeof *members; i++)
         if (json_object_get(spec, members[i])) buffer_printf(&list, "%s%s", list.len ? ", " : "", members[i]);
     if (json_array_size(json_at(spec, "harness.command")) > 0)
         buffer_printf(&list, "%sharness.command", list.len ? ", " : "");
     if (list.len)
-        events_emit(e->events, o, "Warning", "Unsupported", "without effect on the local backend: %s", buffer_cstr(&list));
+        events_emit(e->events, o, "Warning", "Unsupported", "without effect on the local backend: %s",
+                    buffer_cstr(&list));
 }
 
 /* The status of a sandbox whose processes are there; `resolved` may be NULL. */
@@ -143,7 +150,8 @@ static json_t *pod_status(const struct entry *s, const json_t *resolved) {
 
 static bool wait_ready(struct engine *e, struct entry *s, int timeout_ms, struct error *err) {
     if (s->verified) return true;
-    struct runtime_peer peer = {.socket_path = s->socket_path, .death_fd = s->pidfd, .cancel_fd = e->cancel_fd};
+    struct runtime_peer peer = {
+        .socket_path = s->socket_path, .death_fd = s->pidfd, .cancel_fd = e->cancel_fd};
     s->verified = runtime_healthy(&peer, timeout_ms, err);
     return s->verified;
 }
@@ -191,7 +199,8 @@ static int64_t start(struct engine *e, struct entry *s, const struct object *o) 
     cleanup_error struct error err = {0};
     cleanup_json json_t *resolved = NULL;
     if (*json_str_at(o->json, "spec.cloneFromSnapshot"))
-        return to_error(e, s, o, "Creating", "PVC creation failed: snapshots are not available on the local backend");
+        return to_error(e, s, o, "Creating",
+                        "PVC creation failed: snapshots are not available on the local backend");
     int64_t begun = monotonic_ms();
     if (!start_sandbox(e, s, o, &resolved, &err)) {
         /* A store that cannot answer, or processes that still end, are no verdict on the sandbox. */
@@ -275,12 +284,14 @@ static int64_t running(struct engine *e, struct entry *s, const struct object *o
     const json_t *spec = resolved ? resolved : json_object_get(o->json, "spec");
     int64_t idle = remaining(o, "status.lastActivityTimestamp", limit_ms(spec, "idleTimeout"));
     if (idle == 0) {
-        events_emit(e->events, o, "Normal", "IdleTimeout", "no activity for %s", json_str_at(spec, "idleTimeout"));
+        events_emit(e->events, o, "Normal", "IdleTimeout", "no activity for %s",
+                    json_str_at(spec, "idleTimeout"));
         return stop(e, s, o, "Running", "Idle timeout exceeded");
     }
     int64_t run = remaining(o, "status.startedAt", limit_ms(spec, "timeout"));
     if (run == 0) {
-        events_emit(e->events, o, "Normal", "MaxRuntimeReached", "running for %s", json_str_at(spec, "timeout"));
+        events_emit(e->events, o, "Normal", "MaxRuntimeReached", "running for %s",
+                    json_str_at(spec, "timeout"));
         return stop(e, s, o, "Running", "Max runtime exceeded");
     }
     int64_t next = idle < run ? idle : run;
@@ -291,7 +302,8 @@ static int64_t running(struct engine *e, struct entry *s, const struct object *o
 
 static int64_t resume(struct engine *e, struct entry *s, const char *phase, const char *message) {
     if (remove_action(e, s) == WRITE_FAILED) return RETRY_MS;
-    return after_write(write_status(e, s, phase, json_pack("{s:s, s:s}", "phase", "Creating", "message", message)));
+    return after_write(
+        write_status(e, s, phase, json_pack("{s:s, s:s}", "phase", "Creating", "message", message)));
 }
 
 static int64_t stopped(struct engine *e, struct entry *s, const struct object *o) {
@@ -316,11 +328,13 @@ static int64_t in_error(struct engine *e, struct entry *s, const struct object *
         enum write_result r =
             write_status(e, s, "Error", json_pack("{s:s, s:n}", "phase", "Creating", "message"));
         if (r == WRITE_DONE)
-            events_emit(e->events, o, "Normal", "Restarting", "attempt %lld/%d", (long long)count, RESTART_LIMIT);
+            events_emit(e->events, o, "Normal", "Restarting", "attempt %lld/%d", (long long)count,
+                        RESTART_LIMIT);
         return after_write(r);
     }
     /* What was missing may have come: a template, an image. */
-    bool missing = strncmp(message, "Template resolution failed", 26) == 0 || strncmp(message, "rootfs ", 7) == 0;
+    bool missing =
+        strncmp(message, "Template resolution failed", 26) == 0 || strncmp(message, "rootfs ", 7) == 0;
     if (!missing) return PASS_NONE;
     if (!start_possible(e, o)) return RESYNC_MS;
     return after_write(write_status(e, s, "Error", json_pack("{s:s, s:n}", "phase", "Creating", "message")));

@@ -64,8 +64,10 @@ bool record_load(const char *dir, struct record *out, struct error *err) {
     while (fd >= 0 && (n = read(fd, part, sizeof part)) > 0)
         if (!buffer_append(&text, part, (size_t)n)) break;
     cleanup_json json_t *root = json_parse_object(buffer_slice(&text), NULL);
-    if (root) from_json(root, out);
-    else from_workspace(dir, out);
+    if (root)
+        from_json(root, out);
+    else
+        from_workspace(dir, out);
     return true;
 }
 
@@ -74,9 +76,9 @@ bool record_save(const char *dir, const struct record *r, struct error *err) {
     for (size_t i = 0; i < r->cgroup_count; i++)
         json_array_append_new(groups, json_string(r->cgroups[i]));
     cleanup_json json_t *root = json_pack(
-        "{s:s, s:o, s:o, s:b, s:s, s:s, s:s, s:s, s:O}", "bootId", r->boot_id, "monitor", identity_json(r->monitor),
-        "init", identity_json(r->init), "initialized", r->initialized, "runtime", r->runtime, "etc", r->etc,
-        "image", r->image, "stopping", r->stopping, "cgroups", groups);
+        "{s:s, s:o, s:o, s:b, s:s, s:s, s:s, s:s, s:O}", "bootId", r->boot_id, "monitor",
+        identity_json(r->monitor), "init", identity_json(r->init), "initialized", r->initialized, "runtime",
+        r->runtime, "etc", r->etc, "image", r->image, "stopping", r->stopping, "cgroups", groups);
     if (root && r->own_user) json_object_set_new(root, "hostUid", json_integer(r->host_uid));
     if (!root) {
         error_set(err, 500, ERR_INTERNAL, "the record of a sandbox cannot be written as JSON");

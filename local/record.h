@@ -9,17 +9,18 @@
 #include <sys/types.h>
 
 struct record {
-    char boot_id[BOOT_ID_LEN + 1]; /* of the launch; another boot = nothing of it lives. "" = never launched */
-    struct process_id monitor;     /* bubblewrap outside of the sandbox */
-    struct process_id init;        /* process 1 of the sandbox, as seen from here */
-    bool own_user;                 /* runs under a uid of its own */
+    char
+        boot_id[BOOT_ID_LEN + 1]; /* of the launch; another boot = nothing of it lives. "" = never launched */
+    struct process_id monitor;    /* bubblewrap outside of the sandbox */
+    struct process_id init;       /* process 1 of the sandbox, as seen from here */
+    bool own_user;                /* runs under a uid of its own */
     uid_t host_uid;
-    bool initialized;              /* files and initScripts of the template were applied */
-    char runtime[72];              /* names in bin/ and etc/ that it runs from */
+    bool initialized; /* files and initScripts of the template were applied */
+    char runtime[72]; /* names in bin/ and etc/ that it runs from */
     char etc[72];
-    char image[256];               /* directory of its root file system, "" = the host's */
-    char stopping[96];             /* reason of a stop under way, "" = none */
-    char *cgroups[CGROUP_MAX];     /* owned */
+    char image[256];           /* directory of its root file system, "" = the host's */
+    char stopping[96];         /* reason of a stop under way, "" = none */
+    char *cgroups[CGROUP_MAX]; /* owned */
     size_t cgroup_count;
 };
 

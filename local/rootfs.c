@@ -10,12 +10,12 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-#define IMAGE_NAME_MAX 200
+#define IMAGE_NAME_MAX  200
 #define TOP_ENTRIES_MAX 256
 
 static const char *const of_host[] = {"usr", "bin", "sbin", "lib", "lib32", "lib64", "libx32"};
-static const char *const own[] = {"proc", "sys", "dev", "tmp", "run", "workspace", "home", "mnt",
-                                  "media", "boot", ".agenttier", ".dockerenv"};
+static const char *const own[] = {"proc", "sys", "dev",   "tmp",  "run",        "workspace",
+                                  "home", "mnt", "media", "boot", ".agenttier", ".dockerenv"};
 
 void root_entries_free(struct root_entries *list) {
     for (size_t i = 0; i < list->count; i++) {
@@ -89,9 +89,10 @@ void image_directory(const char *name, char *out) {
 
 char *rootfs_find(const char *state_dir, const char *name, struct error *err) {
     if (!image_name_valid(name)) {
-        error_set(err, 400, ERR_BAD_REQUEST,
-                  "image \"%.200s\" is not a name this machine can have: lower-case letters, digits and ._/:- only",
-                  name);
+        error_set(
+            err, 400, ERR_BAD_REQUEST,
+            "image \"%.200s\" is not a name this machine can have: lower-case letters, digits and ._/:- only",
+            name);
         return NULL;
     }
     char directory[IMAGE_NAME_MAX + 1];
@@ -100,9 +101,10 @@ char *rootfs_find(const char *state_dir, const char *name, struct error *err) {
     char *real = realpath(path, NULL); /* an image is a symlink to its generation */
     free(path);
     if (!real)
-        error_set(err, 404, ERR_NOT_FOUND,
-                  "rootfs \"%s\" is not imported; import it with: agenttier-router import-image --state-dir=%s "
-                  "--name=%s PATH",
-                  name, state_dir, name);
+        error_set(
+            err, 404, ERR_NOT_FOUND,
+            "rootfs \"%s\" is not imported; import it with: agenttier-router import-image --state-dir=%s "
+            "--name=%s PATH",
+            name, state_dir, name);
     return real;
 }

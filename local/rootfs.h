@@ -31,7 +31,7 @@ char *rootfs_find(const char *state_dir, const char *name, struct error *err);
 
 /* Imports a tar (also gzip, xz, zstd, bzip2) or a directory as image NAME: unpacked into a temporary
  * directory and renamed into place, so that a name is either whole or absent. An existing
- * image of that name is replaced; sandboxes that run from it keep the old one. Entries that leave the tree are
- * an error; devices, FIFOs and sockets are left out; set-user-id bits and owners are dropped and
+ * image of that name is replaced; sandboxes that run from it keep the old one. Entries that leave the tree
+ * are an error; devices, FIFOs and sockets are left out; set-user-id bits and owners are dropped and
  * everything is readable. The user `sandbox` (1000) is added to its /etc/passwd. */
 bool rootfs_import(const char *state_dir, const char *name, const char *path, struct error *err);

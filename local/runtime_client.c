@@ -13,10 +13,10 @@
 #include <sys/socket.h>
 #include <sys/un.h>
 
-#define ANSWER_MAX   (16 * 1024 * 1024)
-#define PUT_TIMEOUT  60000
-#define EXEC_GRACE   15000 /* beyond the command's own limit */
-#define OUTPUT_TAIL  300
+#define ANSWER_MAX  (16 * 1024 * 1024)
+#define PUT_TIMEOUT 60000
+#define EXEC_GRACE  15000 /* beyond the command's own limit */
+#define OUTPUT_TAIL 300
 
 static int connect_to(const char *path, struct error *err) {
     struct sockaddr_un address = {.sun_family = AF_UNIX};
@@ -27,14 +27,16 @@ static int connect_to(const char *path, struct error *err) {
     memcpy(address.sun_path, path, strlen(path) + 1);
     cleanup_close int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
     if (fd < 0 || connect(fd, (struct sockaddr *)&address, sizeof address) != 0) {
-        error_set(err, 502, ERR_SANDBOX_UNREACHABLE, "the sandbox's runtime cannot be reached: %s", strerror(errno));
+        error_set(err, 502, ERR_SANDBOX_UNREACHABLE, "the sandbox's runtime cannot be reached: %s",
+                  strerror(errno));
         return -1;
     }
     return steal_fd(fd);
 }
 
 /* Waits for `events` on fd. False with err: the deadline passed or the sandbox died. */
-static bool await(const struct runtime_call *call, int fd, short events, int64_t deadline, struct error *err) {
+static bool await(const struct runtime_call *call, int fd, short events, int64_t deadline,
+                  struct error *err) {
     for (;;) {
         struct pollfd p[3] = {{.fd = fd, .events = events},
                               {.fd = call->death_fd, .events = POLLIN},
@@ -43,7 +45,8 @@ static bool await(const struct runtime_call *call, int fd, short events, int64_t
         int n = left > 0 ? poll(p, 3, (int)left) : 0;
         if (n < 0 && errno == EINTR) continue;
         if (n <= 0) {
-            error_set(err, 504, "sandbox_timeout", "the sandbox's runtime did not answer in %d ms", call->timeout_ms);
+            error_set(err, 504, "sandbox_timeout", "the sandbox's runtime did not answer in %d ms",
+                      call->timeout_ms);
             return false;
         }
         if (p[0].revents) return true; /* an answer that came before the end still counts */
@@ -53,7 +56,8 @@ static bool await(const struct runtime_call *call, int fd, short events, int64_t
     }
 }
 
-static bool send_all(const struct runtime_call *call, int fd, struct slice bytes, int64_t deadline, struct error *err) {
+static bool send_all(const struct runtime_call *call, int fd, struct slice bytes, int64_t deadline,
+                     struct error *err) {
     while (bytes.len > 0) {
         ssize_t n = send(fd, bytes.ptr, bytes.len, MSG_NOSIGNAL);
         if (n > 0) {
@@ -62,7 +66,8 @@ static bool send_all(const struct runtime_call *call, int fd, struct slice bytes
         }
         if (errno == EPIPE || errno == ECONNRESET) return true; /* it may have answered early */
         if (errno != EAGAIN && errno != EINTR) {
-            error_set(err, 502, ERR_SANDBOX_UNREACHABLE, "writing to the sandbox's runtime: %s", strerror(errno));
+            error_set(err, 502, ERR_SANDBOX_UNREACHABLE, "writing to the sandbox's runtime: %s",
+                      strerror(errno));
             return false;
         }
         if (!await(call, fd, POLLOUT, deadline, err)) return false;
@@ -118,8 +123,8 @@ static int read_answer(const struct runtime_call *call, int fd, int64_t deadline
             if (head_len < 0) return -1;
         }
         int rc = head_len == 0 ? 0
-                               : take_body(&head, slice_make(raw.data + head_len, raw.len - (size_t)head_len), ended,
-                                           body);
+                               : take_body(&head, slice_make(raw.data + head_len, raw.len - (size_t)head_len),
+                                           ended, body);
         if (rc == 1) return head.status;
         if (rc < 0 || ended) break;
     }
@@ -132,11 +137,14 @@ int runtime_call(const struct runtime_call *call, struct buffer *body, struct er
     cleanup_close int fd = connect_to(call->socket_path, err);
     if (fd < 0) return -1;
     cleanup_buffer struct buffer head = {0};
-    buffer_printf(&head, "%s %s HTTP/1.1\r\nHost: sandbox\r\nConnection: close\r\n", call->method, call->target);
+    buffer_printf(&head, "%s %s HTTP/1.1\r\nHost: sandbox\r\nConnection: close\r\n", call->method,
+                  call->target);
     if (call->content_type)
-        buffer_printf(&head, "Content-Type: %s\r\nContent-Length: %zu\r\n", call->content_type, call->body.len);
+        buffer_printf(&head, "Content-Type: %s\r\nContent-Length: %zu\r\n", call->content_type,
+                      call->body.len);
     buffer_append_str(&head, "\r\n");
-    if (!send_all(call, fd, buffer_slice(&head), deadline, err) || !send_all(call, fd, call->body, deadline, err))
+    if (!send_all(call, fd, buffer_slice(&head), deadline, err) ||
+        !send_all(call, fd, call->body, deadline, err))
         return -1;
     return read_answer(call, fd, deadline, body, err);
 }
@@ -150,11 +158,13 @@ bool runtime_healthy(const struct runtime_peer *peer, int timeout_ms, struct err
                                 .target = "/healthz"};
     int status = runtime_call(&call, NULL, err);
     if (status >= 0 && status != 200)
-        error_set(err, 502, ERR_SANDBOX_UNREACHABLE, "the sandbox's runtime answers /healthz with %d", status);
+        error_set(err, 502, ERR_SANDBOX_UNREACHABLE, "the sandbox's runtime answers /healthz with %d",
+                  status);
     return status == 200;
 }
 
-bool runtime_put_file(const struct runtime_peer *peer, const char *path, struct slice content, struct error *err) {
+bool runtime_put_file(const struct runtime_peer *peer, const char *path, struct slice content,
+                      struct error *err) {
     cleanup_buffer struct buffer target = {0};
     buffer_append_str(&target, "/files?path=");
     percent_encode(slice_of(path), "/", &target);
@@ -181,7 +191,8 @@ static void set_command_error(const json_t *answer, int timeout_seconds, struct 
     if (!*output) output = json_str_at(answer, "stdout");
     size_t len = strlen(output);
     const char *tail = output + (len > OUTPUT_TAIL ? len - OUTPUT_TAIL : 0);
-    while (((unsigned char)*tail & 0xc0) == 0x80) tail++; /* not into a character */
+    while (((unsigned char)*tail & 0xc0) == 0x80)
+        tail++; /* not into a character */
     if (json_is_true(json_object_get(answer, "timedOut")))
         error_set(err, 500, ERR_INTERNAL, "it did not end in %d seconds", timeout_seconds);
     else

@@ -9,8 +9,8 @@
 
 struct runtime_call {
     const char *socket_path;
-    int death_fd;        /* a pidfd: the call ends when it becomes readable; -1 = none */
-    int cancel_fd;       /* the same for an engine that is shut down; -1 = none */
+    int death_fd;  /* a pidfd: the call ends when it becomes readable; -1 = none */
+    int cancel_fd; /* the same for an engine that is shut down; -1 = none */
     int timeout_ms;
     const char *method, *target;
     const char *content_type; /* with a body */
@@ -30,7 +30,8 @@ struct runtime_peer {
  * is the wait. */
 bool runtime_healthy(const struct runtime_peer *peer, int timeout_ms, struct error *err);
 /* PUT /files: writes as the sandbox's user. */
-bool runtime_put_file(const struct runtime_peer *peer, const char *path, struct slice content, struct error *err);
+bool runtime_put_file(const struct runtime_peer *peer, const char *path, struct slice content,
+                      struct error *err);
 /* POST /exec: true when the command ended with 0; else err with the end of its output. */
 bool runtime_exec(const struct runtime_peer *peer, const json_t *command, const char *working_dir,
                   int timeout_seconds, struct error *err);

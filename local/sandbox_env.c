@@ -39,7 +39,8 @@ static bool optional_source(const json_t *source) {
     return false;
 }
 
-static bool put_entry(struct sandbox_env *env, const json_t *entry, const struct identity *id, struct error *err) {
+static bool put_entry(struct sandbox_env *env, const json_t *entry, const struct identity *id,
+                      struct error *err) {
     const char *name = json_str_at(entry, "name");
     if (!*name || strchr(name, '=')) {
         error_set_field(err, "env.name", "is not a name of an environment variable");

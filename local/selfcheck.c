@@ -25,13 +25,27 @@ static const char *find_bwrap(void) {
 }
 
 static _Noreturn void run_trial(const char *bwrap, int output) {
-    static char *const argv[] = {
-        (char *)"bwrap",         (char *)"--unshare-user", (char *)"--disable-userns", (char *)"--unshare-pid",
-        (char *)"--unshare-net", (char *)"--unshare-ipc",  (char *)"--unshare-uts",    (char *)"--uid",
-        (char *)"1000",          (char *)"--gid",          (char *)"1000",             (char *)"--ro-bind",
-        (char *)"/",             (char *)"/",              (char *)"--proc",           (char *)"/proc",
-        (char *)"--dev",         (char *)"/dev",           (char *)"--as-pid-1",       (char *)"/bin/true",
-        NULL};
+    static char *const argv[] = {(char *)"bwrap",
+                                 (char *)"--unshare-user",
+                                 (char *)"--disable-userns",
+                                 (char *)"--unshare-pid",
+                                 (char *)"--unshare-net",
+                                 (char *)"--unshare-ipc",
+                                 (char *)"--unshare-uts",
+                                 (char *)"--uid",
+                                 (char *)"1000",
+                                 (char *)"--gid",
+                                 (char *)"1000",
+                                 (char *)"--ro-bind",
+                                 (char *)"/",
+                                 (char *)"/",
+                                 (char *)"--proc",
+                                 (char *)"/proc",
+                                 (char *)"--dev",
+                                 (char *)"/dev",
+                                 (char *)"--as-pid-1",
+                                 (char *)"/bin/true",
+                                 NULL};
     static char *const no_env[] = {NULL};
     bool ok = dup2(output, 2) == 2;
     if (ok && geteuid() == 0)
@@ -64,7 +78,8 @@ static bool trial(const char *bwrap, char *said, size_t size) {
     if (pid < 0) return false;
     if (monotonic_ms() >= deadline) kill(pid, SIGKILL);
     int status = -1;
-    while (waitpid(pid, &status, 0) < 0 && errno == EINTR) {}
+    while (waitpid(pid, &status, 0) < 0 && errno == EINTR) {
+    }
     for (char *c = said; *c; c++)
         if ((unsigned char)*c < ' ' || (unsigned char)*c > '~') *c = ' ';
     return WIFEXITED(status) && WEXITSTATUS(status) == 0;
@@ -85,19 +100,23 @@ bool selfcheck_bubblewrap(struct error *err) {
     }
     if (trial(bwrap, said, sizeof said)) return true;
     if (setting_is("/proc/sys/kernel/unprivileged_userns_clone", '0'))
-        error_set(err, 500, ERR_INTERNAL, "this kernel does not let ordinary users make user namespaces: "
-                                          "sysctl -w kernel.unprivileged_userns_clone=1");
+        error_set(err, 500, ERR_INTERNAL,
+                  "this kernel does not let ordinary users make user namespaces: "
+                  "sysctl -w kernel.unprivileged_userns_clone=1");
     else if (setting_is("/proc/sys/kernel/apparmor_restrict_unprivileged_userns", '1'))
         error_set(err, 500, ERR_INTERNAL,
                   "AppArmor keeps bubblewrap from making user namespaces: give it a profile that allows "
                   "userns, or sysctl -w kernel.apparmor_restrict_unprivileged_userns=0");
     else if (setting_is("/proc/sys/user/max_user_namespaces", '0'))
-        error_set(err, 500, ERR_INTERNAL, "user namespaces are switched off: sysctl -w user.max_user_namespaces=10000");
-    else
         error_set(err, 500, ERR_INTERNAL,
-                  "bubblewrap cannot make a sandbox here (in a container, it needs leave for user namespaces and "
-                  "mounts, for example docker run --security-opt seccomp=unconfined --security-opt apparmor=unconfined "
-                  "--security-opt systempaths=unconfined): %s",
-                  *said ? said : "it said nothing");
+                  "user namespaces are switched off: sysctl -w user.max_user_namespaces=10000");
+    else
+        error_set(
+            err, 500, ERR_INTERNAL,
+            "bubblewrap cannot make a sandbox here (in a container, it needs leave for user namespaces and "
+            "mounts, for example docker run --security-opt seccomp=unconfined --security-opt "
+            "apparmor=unconfined "
+            "--security-opt systempaths=unconfined): %s",
+            *said ? said : "it said nothing");
     return false;
 }

@@ -22,7 +22,7 @@
 
 /* What a start collects; freed as a whole. */
 struct start {
-    char *root;  /* of an image, or NULL */
+    char *root; /* of an image, or NULL */
     char *workspace, *runtime, *etc;
     char *working_dir;
     const char *mount_path; /* of the workspace; borrowed from the resolved spec */
@@ -64,7 +64,8 @@ static bool take_host_id(struct engine *e, struct record *r, struct error *err) 
     if (!e->own_users || r->own_user) return true;
     r->host_uid = host_ids_take(e->ids);
     r->own_user = r->host_uid != 0;
-    if (!r->own_user) error_set(err, 503, ERR_UNAVAILABLE, "all %d user ids of sandboxes are in use", HOST_ID_COUNT);
+    if (!r->own_user)
+        error_set(err, 503, ERR_UNAVAILABLE, "all %d user ids of sandboxes are in use", HOST_ID_COUNT);
     return r->own_user;
 }
 
@@ -77,7 +78,8 @@ static bool make_workspace(struct engine *e, struct entry *s, const char *path, 
     }
     struct statvfs disk;
     if (statvfs(path, &disk) == 0 && (int64_t)disk.f_bavail * (int64_t)disk.f_frsize < FREE_BYTES_MIN) {
-        error_set(err, 507, "disk_full", "less than %ld MiB are free on the file system of %s: free some space",
+        error_set(err, 507, "disk_full",
+                  "less than %ld MiB are free on the file system of %s: free some space",
                   FREE_BYTES_MIN >> 20, e->state->path);
         return false;
     }
@@ -95,7 +97,8 @@ static bool make_workspace(struct engine *e, struct entry *s, const char *path, 
 
 /* The directory below the workspace that `path` (seen from inside) names, or NULL when it is not there or is
  * reached through a symlink. On the first start, when the workspace is empty, it is made. */
-static bool find_working_dir(const struct entry *s, const char *workspace, const char *mount, const char *path) {
+static bool find_working_dir(const struct entry *s, const char *workspace, const char *mount,
+                             const char *path) {
     size_t n = strlen(mount);
     if (strncmp(path, mount, n) != 0 || path[n] != '/') {
         mount = SANDBOX_WORKSPACE;
@@ -125,8 +128,10 @@ static bool prepare_places(struct engine *e, struct entry *s, const json_t *spec
     t->mount_path = json_str_at(spec, "storage.mountPath");
     if (!*t->mount_path) t->mount_path = SANDBOX_WORKSPACE;
     if (strcmp(t->mount_path, SANDBOX_WORKSPACE) != 0 && !mount_path_valid(t->mount_path)) {
-        error_set_field(err, "storage.mountPath", "\"%.200s\" cannot be used: it is not a plain absolute path, or "
-                        "belongs to the system", t->mount_path);
+        error_set_field(err, "storage.mountPath",
+                        "\"%.200s\" cannot be used: it is not a plain absolute path, or "
+                        "belongs to the system",
+                        t->mount_path);
         return false;
     }
     if (!take_host_id(e, &s->record, err) || !make_workspace(e, s, t->workspace, err)) {
@@ -182,7 +187,8 @@ static bool run(struct engine *e, struct entry *s, struct start *t, struct error
     s->record.init = launched.init;
     s->pidfd = process_open(launched.init);
     bool limited = true;
-    if (!e->cgroups.memory || !e->cgroups.pids) limited = limits_apply_to_process(launched.init.pid, &t->limits, err);
+    if (!e->cgroups.memory || !e->cgroups.pids)
+        limited = limits_apply_to_process(launched.init.pid, &t->limits, err);
     if (s->pidfd >= 0 && limited && record_save(s->dir, &s->record, err)) return true;
     if (s->pidfd < 0) {
         char log[300];
@@ -208,11 +214,14 @@ bool start_sandbox(struct engine *e, struct entry *s, const struct object *sandb
     }
     const char *shell = access("/bin/bash", X_OK) == 0 ? "/bin/bash" : "/bin/sh";
     ok = limits_from_resources(json_object_get(*resolved, "resources"), e->machine_memory, &t.limits, err) &&
-         sandbox_env_make(json_object_get(*resolved, "env"), s->name, s->namespace, s->uid, shell, &t.env, err) &&
-         (t.lock_fd = launch_lock(s->dir, err)) >= 0 && cgroup_create(&e->cgroups, s->uid, &t.limits, &t.cgroups, err) &&
-         write_intent(e, s, &t, err) && run(e, s, &t, err);
+         sandbox_env_make(json_object_get(*resolved, "env"), s->name, s->namespace, s->uid, shell, &t.env,
+                          err) &&
+         (t.lock_fd = launch_lock(s->dir, err)) >= 0 &&
+         cgroup_create(&e->cgroups, s->uid, &t.limits, &t.cgroups, err) && write_intent(e, s, &t, err) &&
+         run(e, s, &t, err);
     if (!ok) {
-        if (err->status == 0) error_set(err, 503, ERR_UNAVAILABLE, "processes of an earlier start have not ended yet");
+        if (err->status == 0)
+            error_set(err, 503, ERR_UNAVAILABLE, "processes of an earlier start have not ended yet");
         error_wrap(err, "Pod creation failed");
         for (size_t i = 0; i < t.cgroups.count; i++) {
             cgroup_kill(t.cgroups.paths[i]);

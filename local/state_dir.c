@@ -12,8 +12,8 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-#define UID_MAX          63
-#define SOCKET_SUFFIX    "/run/.sock"
+#define UID_MAX       63
+#define SOCKET_SUFFIX "/run/.sock"
 
 static const char *const folders[] = {"bin", "etc", "images", "run", "sandboxes", "trash", "lost"};
 
@@ -50,10 +50,11 @@ static bool take_lock(struct state_dir *state, struct error *err) {
         }
         ssize_t n = pread(state->lock_fd, text, sizeof text - 1, 0);
         text[strcspn(text, "\n")] = '\0';
-        error_set(err, 503, ERR_UNAVAILABLE,
-                  "the state directory %s is in use by the Router with process id %s; stop it or choose another "
-                  "with --state-dir",
-                  state->path, n > 0 ? text : "unknown");
+        error_set(
+            err, 503, ERR_UNAVAILABLE,
+            "the state directory %s is in use by the Router with process id %s; stop it or choose another "
+            "with --state-dir",
+            state->path, n > 0 ? text : "unknown");
         return false;
     }
     int n = snprintf(text, sizeof text, "%d\n", (int)getpid());
@@ -96,10 +97,11 @@ bool state_dir_open(struct state_dir *out, const char *path, struct error *err) 
     }
     struct stat st;
     if (stat(out->path, &st) == 0 && st.st_uid != geteuid()) {
-        error_set(err, 500, ERR_INTERNAL,
-                  "the state directory %s belongs to user %u and the Router runs as user %u; give it to that user "
-                  "or choose another with --state-dir",
-                  out->path, (unsigned)st.st_uid, (unsigned)geteuid());
+        error_set(
+            err, 500, ERR_INTERNAL,
+            "the state directory %s belongs to user %u and the Router runs as user %u; give it to that user "
+            "or choose another with --state-dir",
+            out->path, (unsigned)st.st_uid, (unsigned)geteuid());
         goto fail;
     }
     if (!take_lock(out, err) || !make_folders(out, err)) goto fail;
@@ -122,8 +124,10 @@ char *state_dir_path(const struct state_dir *state, const char *sub, const char 
 }
 
 void state_dir_socket(const struct state_dir *state, const char *uid, char out[SOCKET_PATH_MAX]) {
-    if (state->short_run) snprintf(out, SOCKET_PATH_MAX, "%s/run/%s.sock", state->path, uid);
-    else snprintf(out, SOCKET_PATH_MAX, "/proc/self/fd/%d/%s.sock", state->run_fd, uid);
+    if (state->short_run)
+        snprintf(out, SOCKET_PATH_MAX, "%s/run/%s.sock", state->path, uid);
+    else
+        snprintf(out, SOCKET_PATH_MAX, "/proc/self/fd/%d/%s.sock", state->run_fd, uid);
 }
 
 bool state_dir_uid_valid(const char *uid) {

@@ -19,9 +19,9 @@
 #include <stddef.h>
 
 struct state_dir {
-    char *path;   /* absolute, without symlinks */
+    char *path; /* absolute, without symlinks */
     int lock_fd;
-    int run_fd;   /* the directory run/ */
+    int run_fd;     /* the directory run/ */
     bool short_run; /* DIR/run/UID.sock fits into a socket address as it is */
 };
 

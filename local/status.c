@@ -18,8 +18,8 @@ char *now_text(char out[40]) {
 
 static enum write_result failed(struct entry *s, const char *what, const struct error *err) {
     if (err->status == 404) return WRITE_STALE;
-    log_warn("the store refused a write; it is tried again", "sandbox", s->name, "write", what, "why", err->message,
-             NULL);
+    log_warn("the store refused a write; it is tried again", "sandbox", s->name, "write", what, "why",
+             err->message, NULL);
     return WRITE_FAILED;
 }
 
@@ -32,8 +32,8 @@ enum write_result write_status(struct engine *e, struct entry *s, const char *ph
         if (!now || strcmp(now->uid, s->uid) != 0) return WRITE_STALE;
         if (phase && strcmp(json_str_at(now->json, "status.phase"), phase) != 0) return WRITE_STALE;
         struct store_preconditions same = {.uid = s->uid, .resource_version = now->resource_version};
-        if (e->store->ops->patch(e->store, KIND_SANDBOX, STORE_STATUS, s->namespace, s->name, whole, &same, NULL,
-                                 &err))
+        if (e->store->ops->patch(e->store, KIND_SANDBOX, STORE_STATUS, s->namespace, s->name, whole, &same,
+                                 NULL, &err))
             return WRITE_DONE;
         if (!err.code || strcmp(err.code, ERR_CONFLICT) != 0) return failed(s, "status", &err);
     }

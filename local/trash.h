@@ -1,5 +1,5 @@
-/* What deleted sandboxes leave: moved out of the way at once, removed by a thread of its own, so that a delete
- * does not take as long as a large workspace. */
+/* What deleted sandboxes leave: moved out of the way at once, removed by a thread of its own, so that a
+ * delete does not take as long as a large workspace. */
 #pragma once
 
 #include "local/host_ids.h"

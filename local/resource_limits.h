@@ -20,7 +20,8 @@ int64_t machine_memory_bytes(void); /* physical */
 /* Pure: resources.limits.{cpu,memory}, else resources.requests of the same name, else no limit of
  * cpu and half of the machine's memory. Memory is at most the machine's and at least 16 MiB; cpu
  * at least 0.01 core. `resources` may be NULL. false with 400 invalid_field for what is not a quantity. */
-bool limits_from_resources(const json_t *resources, int64_t machine_memory, struct limits *out, struct error *err);
+bool limits_from_resources(const json_t *resources, int64_t machine_memory, struct limits *out,
+                           struct error *err);
 
 /* For machines without writable cgroups: limits of single processes on process 1 of a sandbox
  * (and so on all that it starts). False with errno in `err`. */

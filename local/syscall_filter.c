@@ -2,7 +2,7 @@
  * then take their fallback. Two things libseccomp's rules cannot say stand in front of its
  * program as plain BPF: numbers of system calls younger than this list (ENOSYS, so that a new way to
  * mount cannot pass unseen), and a set of allowed values (personality). */
-#include "local/seccomp.h"
+#include "local/syscall_filter.h"
 
 #include <errno.h>
 #include <linux/filter.h>
@@ -36,8 +36,9 @@ static const char *const refused[] = {
     /* the machine */
     "kexec_load", "kexec_file_load", "init_module", "finit_module", "delete_module", "create_module",
     "get_kernel_syms", "query_module", "reboot", "swapon", "swapoff", "quotactl", "quotactl_fd", "acct",
-    "settimeofday", "clock_settime", "clock_adjtime", "adjtimex", "stime", "syslog", "vhangup", "iopl", "ioperm",
-    "nfsservctl", "uselib", "ustat", "sysfs", "_sysctl", "vm86", "vm86old", "vserver", "afs_syscall"};
+    "settimeofday", "clock_settime", "clock_adjtime", "adjtimex", "stime", "syslog", "vhangup", "iopl",
+    "ioperm", "nfsservctl", "uselib", "ustat", "sysfs", "_sysctl", "vm86", "vm86old", "vserver",
+    "afs_syscall"};
 
 static bool refuse(scmp_filter_ctx ctx, int errnum, const char *name, unsigned count,
                    const struct scmp_arg_cmp *args) {
@@ -68,9 +69,10 @@ static bool refuse_sockets(scmp_filter_ctx ctx) {
         struct scmp_arg_cmp is = SCMP_A0(SCMP_CMP_MASKED_EQ, low, family);
         if (!refuse(ctx, EPERM, "socket", 1, &is) || !refuse(ctx, EPERM, "socketpair", 1, &is)) return false;
     }
-    struct scmp_arg_cmp newer = SCMP_A0(SCMP_CMP_GT, LAST_FAMILY);
+    struct scmp_arg_cmp newer = SCMP_A0(SCMP_CMP_GT, LAST_FAMILY, 0);
     /* getifaddrs() needs routing netlink; the other protocols are doors into the kernel. */
-    struct scmp_arg_cmp netlink[] = {SCMP_A0(SCMP_CMP_MASKED_EQ, low, AF_NETLINK), SCMP_A2(SCMP_CMP_NE, 0)};
+    struct scmp_arg_cmp netlink[] = {SCMP_A0(SCMP_CMP_MASKED_EQ, low, AF_NETLINK),
+                                     SCMP_A2(SCMP_CMP_NE, 0, 0)};
     return refuse(ctx, EPERM, "socket", 1, &newer) && refuse(ctx, EPERM, "socket", 2, netlink);
 }
 
@@ -82,8 +84,9 @@ static bool refuse_terminal_injection(scmp_filter_ctx ctx) {
 }
 
 #define JUMP(op, value, yes, no) ((struct sock_filter)BPF_JUMP(BPF_JMP | (op) | BPF_K, value, yes, no))
-#define LOAD(member)             ((struct sock_filter)BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, member)))
-#define RETURN(value)            ((struct sock_filter)BPF_STMT(BPF_RET | BPF_K, value))
+#define LOAD(member)                                                                                         \
+    ((struct sock_filter)BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, member)))
+#define RETURN(value) ((struct sock_filter)BPF_STMT(BPF_RET | BPF_K, value))
 
 static bool append_prefix(struct buffer *out) {
 #if __BYTE_ORDER__ != __ORDER_LITTLE_ENDIAN__
@@ -115,7 +118,7 @@ static bool export_to(scmp_filter_ctx ctx, struct buffer *out) {
     return n == 0;
 }
 
-bool seccomp_build(struct buffer *out, struct error *err) {
+bool syscall_filter_build(struct buffer *out, struct error *err) {
     scmp_filter_ctx ctx = seccomp_init(SCMP_ACT_ALLOW);
     bool ok = ctx && seccomp_attr_set(ctx, SCMP_FLTATR_CTL_OPTIMIZE, 2) == 0;
     for (size_t i = 0; ok && i < sizeof refused / sizeof *refused; i++)

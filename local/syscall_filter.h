@@ -6,4 +6,4 @@
 #include "common/error.h"
 
 /* Appends the filter as BPF (struct sock_filter[], as bubblewrap's --seccomp reads it). */
-bool seccomp_build(struct buffer *out, struct error *err);
+bool syscall_filter_build(struct buffer *out, struct error *err);

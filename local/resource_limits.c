@@ -1,5 +1,5 @@
 /* What a sandbox may use of the machine. Pure, apart from prlimit() and sysconf(). */
-#include "local/limits.h"
+#include "local/resource_limits.h"
 
 #include "common/json.h"
 #include "common/units.h"
@@ -9,10 +9,10 @@
 #include <sys/resource.h>
 #include <unistd.h>
 
-#define MIB               (1024 * 1024)
-#define MEMORY_MIN        (16L * MIB)
-#define CPU_MIN_MILLIS    10
-#define NANO_PER_MILLI    1000000
+#define MIB            (1024 * 1024)
+#define MEMORY_MIN     (16L * MIB)
+#define CPU_MIN_MILLIS 10
+#define NANO_PER_MILLI 1000000
 
 int64_t machine_cores(void) {
     long n = sysconf(_SC_NPROCESSORS_ONLN);
@@ -51,7 +51,8 @@ static bool read_quantity(const json_t *resources, const char *name, struct quan
     return true;
 }
 
-bool limits_from_resources(const json_t *resources, int64_t machine_memory, struct limits *out, struct error *err) {
+bool limits_from_resources(const json_t *resources, int64_t machine_memory, struct limits *out,
+                           struct error *err) {
     *out = (struct limits){.memory_bytes = machine_memory / 2, .pids = LIMITS_DEFAULT_PIDS};
     struct quantity q;
     bool found;

@@ -4,7 +4,6 @@
 #include "common/bytes.h"
 #include "common/units.h"
 
-#include <math.h>
 #include <pthread.h>
 #include <stdio.h>
 
@@ -62,6 +61,8 @@ void ratelimit_free(struct rate_limiter *l) {
     free(l);
 }
 
+static double lesser(double a, double b) { return a < b ? a : b; }
+
 static size_t hash(const char *key) {
     size_t h = 1469598103934665603ULL;
     for (; *key; key++)
@@ -95,14 +96,14 @@ static bool take(struct rate_limiter *l, const char *key, double rate, double bu
     if (cost > burst) cost = burst;
     pthread_mutex_lock(&l->lock);
     struct bucket *b = find(l, key, burst, now);
-    b->tokens = fmin(burst, b->tokens + (double)(now - b->at_ms) / 1000.0 * rate);
+    b->tokens = lesser(burst, b->tokens + (double)(now - b->at_ms) / 1000.0 * rate);
     b->at_ms = now;
     bool ok = b->tokens >= cost;
     double missing = cost - b->tokens;
     if (ok) b->tokens -= cost;
     pthread_mutex_unlock(&l->lock);
     if (ok) return true;
-    double wait = fmin(missing / rate + 1, 3600);
+    double wait = lesser(missing / rate + 1, 3600);
     int seconds = (int)wait;
     error_set(err, 429, "rate_limited", "slow down: retry in %d seconds", seconds);
     err->retry_after = seconds;

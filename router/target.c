@@ -72,8 +72,8 @@ static void canonicalise(struct slice in, struct buffer *out) {
         while (i < in.len && in.ptr[i] != '/')
             i++;
         struct slice segment = slice_make(in.ptr + start, i - start);
+        if (segment.len == 0) break; /* slash_at_end is that of the last segment */
         slash_at_end = i < in.len;
-        if (segment.len == 0) break;
         int dots = dot_segment(segment);
         if (dots == 0) {
             buffer_append_char(out, '/');

@@ -77,7 +77,9 @@ static void explain(enum registry_answer answer, const char *id, struct error *e
 static void hand_over(struct conn *c, int control, struct error *err) {
     struct control_message m = {.op = CONTROL_ATTACH};
     struct slice rest = slice_make(c->in.data + c->used, c->in.len - c->used);
-    if (!control_send(control, m, c->fd, rest))
+    if (control_send(control, m, c->fd, rest))
+        close(steal_fd(c->fd)); /* ours no longer: to end it here would cut it there too */
+    else
         error_set(err, 404, "exec_not_found", "the exec's outcome is no longer kept");
     close(control);
 }

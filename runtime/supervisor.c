@@ -263,6 +263,8 @@ static void pump_viewers(struct supervisor *s, int64_t now) {
             i++;
             continue;
         }
+        /* A client that left a kept command may have sent the end of its stdin just before. */
+        if (v->kind == VIEWER_FRAMES && s->request->key.keep && !s->finished) viewer_take_rest(s, v);
         viewer_free(v);
         s->viewers[i] = s->viewers[--s->viewer_count];
     }

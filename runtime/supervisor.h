@@ -97,6 +97,8 @@ void supervisor_end_stdin(struct supervisor *s);
 
 struct viewer *viewer_add(struct supervisor *s, int fd, enum viewer_kind kind);
 void viewer_read(struct supervisor *s, struct viewer *v);
+/* All that a client sent before it left; the viewer is broken after it. */
+void viewer_take_rest(struct supervisor *s, struct viewer *v);
 /* Sends what can be sent now. */
 void viewer_pump(struct supervisor *s, struct viewer *v, int64_t now);
 /* Whether there is more for it than it took so far. */

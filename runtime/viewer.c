@@ -124,6 +124,16 @@ void viewer_read(struct supervisor *s, struct viewer *v) {
     viewer_parse(s, v);
 }
 
+void viewer_take_rest(struct supervisor *s, struct viewer *v) {
+    ssize_t n;
+    v->broken = false;
+    while (!v->broken && (n = recv(v->fd, s->scratch, OUTPUT_WINDOW, MSG_DONTWAIT)) > 0) {
+        buffer_append(&v->in, s->scratch, (size_t)n);
+        viewer_parse(s, v);
+    }
+    v->broken = true;
+}
+
 /* --- what it gets --------------------------------------------------------------------- */
 
 /* Sends what waits in `out`. True when all of it went. */

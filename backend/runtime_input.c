@@ -149,7 +149,6 @@ static bool step_frame(struct access_stream *s) {
 
 /* Acts on the head of the answer. */
 static void begin_body(struct access_stream *s) {
-    cleanup_error struct error err = {0};
     s->state = STREAM_BODY;
     switch (s->answer.next) {
     case WIRE_ERROR:

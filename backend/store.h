@@ -59,7 +59,9 @@ struct object *object_new(enum kind kind, json_t *json, uint64_t generation);
  * object. All callers of one kind must pass the same pair. Thread-safe. */
 void *object_view(struct object *o, void *(*make)(const struct object *), void (*free_view)(void *));
 
-static inline void cleanup_object_fn(struct object **o) { object_unref(*o); }
+static inline void cleanup_object_fn(struct object **o) {
+    object_unref(*o);
+}
 #define cleanup_object __attribute__((cleanup(cleanup_object_fn)))
 
 /* An owned array of references. Sorted by namespace, then name. */
@@ -104,7 +106,8 @@ struct store_ops {
                     struct error *);
     /* JSON merge patch (RFC 7396) of the part. */
     bool (*patch)(struct store *, enum kind, enum store_part, const char *namespace, const char *name,
-                  const json_t *patch, const struct store_preconditions *, struct object **out, struct error *);
+                  const json_t *patch, const struct store_preconditions *, struct object **out,
+                  struct error *);
     /* With finalizers: sets metadata.deletionTimestamp and stays until they are gone.
      * Owned objects (ownerReferences uid) go with it. */
     bool (*remove)(struct store *, enum kind, const char *namespace, const char *name,

@@ -21,13 +21,13 @@ struct error {
 };
 
 /* The codes that more than one module uses. Any other static string is as good. */
-#define ERR_BAD_REQUEST "bad_request"           /* 400 */
-#define ERR_INVALID_FIELD "invalid_field"       /* 400, details.field names it */
-#define ERR_NOT_FOUND "not_found"               /* 404 */
-#define ERR_CONFLICT "conflict"                 /* 409, resourceVersion did not match */
-#define ERR_ALREADY_EXISTS "already_exists"     /* 409 */
-#define ERR_INTERNAL "internal"                 /* 500 */
-#define ERR_UNAVAILABLE "unavailable"           /* 503 */
+#define ERR_BAD_REQUEST         "bad_request"         /* 400 */
+#define ERR_INVALID_FIELD       "invalid_field"       /* 400, details.field names it */
+#define ERR_NOT_FOUND           "not_found"           /* 404 */
+#define ERR_CONFLICT            "conflict"            /* 409, resourceVersion did not match */
+#define ERR_ALREADY_EXISTS      "already_exists"      /* 409 */
+#define ERR_INTERNAL            "internal"            /* 500 */
+#define ERR_UNAVAILABLE         "unavailable"         /* 503 */
 #define ERR_SANDBOX_UNREACHABLE "sandbox_unreachable" /* 502: the runtime does not answer */
 
 /* Fills in `err` (may be NULL: the caller does not care). `code` must outlive it. */

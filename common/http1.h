@@ -6,7 +6,7 @@
 #include "common/bytes.h"
 #include "common/error.h"
 
-#define HTTP1_MAX_HEAD (64 * 1024)
+#define HTTP1_MAX_HEAD    (64 * 1024)
 #define HTTP1_MAX_HEADERS 128
 
 struct http1_header {
@@ -16,7 +16,7 @@ struct http1_header {
 
 enum http1_framing {
     HTTP1_BODY_NONE,
-    HTTP1_BODY_LENGTH,     /* content_length bytes */
+    HTTP1_BODY_LENGTH, /* content_length bytes */
     HTTP1_BODY_CHUNKED,
     HTTP1_BODY_UNTIL_CLOSE /* answers only */
 };
@@ -50,8 +50,8 @@ ssize_t http1_parse_response(struct slice bytes, const char *request_method, str
 /* The first header of that name (ASCII case ignored), or NULL. */
 const struct http1_header *http1_find(const struct http1_head *head, const char *name);
 
-bool http1_token_valid(struct slice s);  /* RFC 9110 5.6.2 */
-bool http1_value_valid(struct slice s);  /* no CTL but HTAB */
+bool http1_token_valid(struct slice s); /* RFC 9110 5.6.2 */
+bool http1_value_valid(struct slice s); /* no CTL but HTAB */
 
 /* Decoder of the chunked coding. Zero-initialised is ready. */
 struct http1_chunked {
@@ -59,7 +59,7 @@ struct http1_chunked {
     uint64_t left;
     size_t line; /* bytes of the current size line or trailers, bounded */
 };
-#define HTTP1_MAX_CHUNK_LINE (4 * 1024) /* a size and its extensions, which are ignored */
+#define HTTP1_MAX_CHUNK_LINE (4 * 1024)  /* a size and its extensions, which are ignored */
 #define HTTP1_MAX_TRAILERS   (16 * 1024) /* trailers are checked for their end only, and dropped */
 /* Takes some of `in` (*consumed says how much) and gives a view of body bytes in `out`
  * (may be empty). Returns 1 when the body has ended, 0 to go on (with what is left of `in`,

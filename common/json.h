@@ -9,7 +9,9 @@
 
 #define JSON_MAX_DEPTH 64
 
-static inline void cleanup_json_fn(json_t **j) { json_decref(*j); }
+static inline void cleanup_json_fn(json_t **j) {
+    json_decref(*j);
+}
 #define cleanup_json __attribute__((cleanup(cleanup_json_fn)))
 
 /* Parses the first value in the bytes; what follows it is ignored (http-api.md 1.4).

@@ -5,7 +5,7 @@
 
 #define SHA256_HEX_LEN 64
 
-void random_bytes(void *out, size_t n); /* aborts if the kernel has none */
+void random_bytes(void *out, size_t n);    /* aborts if the kernel has none */
 void random_hex(char *out, size_t nbytes); /* out has 2*nbytes+1 bytes */
 void sha256_hex(struct slice in, char out[SHA256_HEX_LEN + 1]);
 bool secret_equal(struct slice a, struct slice b); /* time depends on lengths only */

@@ -15,9 +15,9 @@ void duration_format(int64_t ns, char out[DURATION_TEXT_MAX]);
 
 /* UTC, years 0 to 9999: a time outside is printed as the nearest one inside. */
 #define RFC3339_MAX 40
-void rfc3339_format(time_t seconds, char out[RFC3339_MAX]);      /* 2026-07-21T04:16:07Z */
+void rfc3339_format(time_t seconds, char out[RFC3339_MAX]);          /* 2026-07-21T04:16:07Z */
 void rfc3339_format_nanos(struct timespec t, char out[RFC3339_MAX]); /* ...07.512903441Z */
-bool rfc3339_parse(const char *text, time_t *seconds);           /* fraction dropped; offset honoured */
+bool rfc3339_parse(const char *text, time_t *seconds);               /* fraction dropped; offset honoured */
 
 /* A Kubernetes quantity, exact: value = nano / 10^9. */
 struct quantity {

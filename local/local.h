@@ -4,9 +4,9 @@
 #include "backend/backend.h"
 
 struct local_options {
-    const char *state_dir;         /* created when missing */
-    const char *runtime_path;      /* the agenttier-runtime program */
-    const char *install_namespace; /* "" = "agenttier" */
+    const char *state_dir;            /* created when missing */
+    const char *runtime_path;         /* the agenttier-runtime program */
+    const char *install_namespace;    /* "" = "agenttier" */
     const char *max_cpu, *max_memory; /* caps, quantities; "" = this machine's */
 };
 

@@ -82,7 +82,7 @@ bool image_name_valid(const char *name) {
 
 void image_directory(const char *name, char *out) {
     size_t i = 0;
-    for (; name[i] && i < IMAGE_NAME_MAX; i++)
+    for (; i < IMAGE_NAME_MAX && name[i]; i++)
         out[i] = name[i] == '/' ? '+' : name[i] == ':' ? '=' : name[i];
     out[i] = '\0';
 }

@@ -126,13 +126,11 @@ struct archive_pack *archive_pack_new(enum archive_format format, struct error *
 
 void archive_pack_free(struct archive_pack *p) {
     if (!p) return;
-    struct buffer rest = {0};
-    p->out = &rest;
+    p->out = &p->head;
     if (p->writer) {
         archive_write_fail(p->writer); /* or it would write an end */
         archive_write_free(p->writer);
     }
-    buffer_free(&rest);
     buffer_free(&p->head);
     tar_reader_free(&p->reader);
     if (p->utf8) freelocale(p->utf8);

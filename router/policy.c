@@ -148,6 +148,8 @@ void policy_error(struct error *err, json_t *violations) {
         buffer_printf(&text, "%s%s", i > 0 ? "; " : "", json_str_at(violation, "message"));
     }
     error_set(err, 403, "policy_violation", "%s", buffer_cstr(&text));
-    if (err) err->details = json_pack("{s:o}", "violations", violations);
-    else json_decref(violations);
+    if (err)
+        err->details = json_pack("{s:o}", "violations", violations);
+    else
+        json_decref(violations);
 }

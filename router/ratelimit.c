@@ -61,7 +61,9 @@ void ratelimit_free(struct rate_limiter *l) {
     free(l);
 }
 
-static double lesser(double a, double b) { return a < b ? a : b; }
+static double lesser(double a, double b) {
+    return a < b ? a : b;
+}
 
 static size_t hash(const char *key) {
     size_t h = 1469598103934665603ULL;

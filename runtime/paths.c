@@ -114,11 +114,12 @@ bool path_on_real_fs(int fd, const char *path, struct error *err) {
 }
 
 /* O_NONBLOCK so that a FIFO never blocks; openat2 refuses it beside O_PATH, which opens nothing. */
-static int all_flags(int flags) { return flags | O_CLOEXEC | (flags & O_PATH ? 0 : O_NONBLOCK); }
+static int all_flags(int flags) {
+    return flags | O_CLOEXEC | (flags & O_PATH ? 0 : O_NONBLOCK);
+}
 
 int path_open(const char *path, int flags, mode_t mode, struct error *err) {
-    cleanup_close int fd =
-        open_how(AT_FDCWD, path, all_flags(flags), mode, RESOLVE_NO_MAGICLINKS);
+    cleanup_close int fd = open_how(AT_FDCWD, path, all_flags(flags), mode, RESOLVE_NO_MAGICLINKS);
     if (fd < 0) return path_error(err, errno, path), -1;
     return path_on_real_fs(fd, path, err) ? steal_fd(fd) : -1;
 }

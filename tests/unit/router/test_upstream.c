@@ -108,7 +108,8 @@ static void teardown(void) {
 /* Closed with bytes unread, a socket resets the connection. */
 static void close_peer(int peer) {
     char sink[4096];
-    while (read(peer, sink, sizeof sink) > 0) continue;
+    while (read(peer, sink, sizeof sink) > 0)
+        continue;
     close(peer);
 }
 

@@ -102,13 +102,15 @@ static bool parse_pax_time(struct slice s, int64_t *out) {
     const char *point = s.len ? memchr(s.ptr, '.', s.len) : NULL;
     size_t whole = point ? (size_t)(point - s.ptr) : s.len;
     uint64_t n;
-    if (!slice_parse_u64(slice_make(s.ptr, whole), INT64_MAX - 1, &n)) return false;
+    uint64_t max = (uint64_t)INT64_MAX + (negative ? 1 : 0);
+    if (!slice_parse_u64(slice_make(s.ptr, whole), max, &n)) return false;
     bool rest = false;
     for (size_t i = whole + 1; i < s.len; i++) {
         if (s.ptr[i] < '0' || s.ptr[i] > '9') return false;
         if (s.ptr[i] != '0') rest = true;
     }
-    *out = negative ? -(int64_t)n - (rest ? 1 : 0) : (int64_t)n;
+    if (negative && rest && n++ == max) return false;
+    *out = (int64_t)(negative ? 0 - n : n);
     return true;
 }
 

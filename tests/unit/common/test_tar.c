@@ -238,6 +238,19 @@ START_TEST(test_large_sizes) {
 }
 END_TEST
 
+START_TEST(test_all_times) {
+    static const int64_t times[] = {INT64_MIN, INT64_MIN + 1, -1, 0, 077777777777, 0100000000000, INT64_MAX};
+    for (size_t i = 0; i < COUNT(times); i++) {
+        cleanup_buffer struct buffer a = {0};
+        add(&a, TAR_FILE, "t", "", "", times[i]);
+        tar_write_end(&a);
+        char wanted[100];
+        snprintf(wanted, sizeof wanted, "file t 644 %lld 0 []\n", (long long)times[i]);
+        expect_trace(buffer_slice(&a), wanted);
+    }
+}
+END_TEST
+
 START_TEST(test_cut_anywhere) {
     cleanup_buffer struct buffer a = {0};
     char name[200];
@@ -352,6 +365,9 @@ START_TEST(test_pax_refused) {
         ROW("28 size=9223372036854775808\n", "size"),
         ROW("12 mtime=1e\n", "mtime"),
         ROW("11 mtime=-\n", "mtime"),
+        ROW("29 mtime=9223372036854775808\n", "mtime"),
+        ROW("30 mtime=-9223372036854775809\n", "mtime"),
+        ROW("32 mtime=-9223372036854775808.5\n", "mtime"),
         ROW("22 GNU.sparse.major=1\n", "sparse"),
 #undef ROW
     };
@@ -511,6 +527,6 @@ START_TEST(test_zero_blocks) {
 }
 END_TEST
 
-RUN_SUITE("tar", test_round_trip, test_round_trip_paths, test_path_limits, test_large_sizes,
+RUN_SUITE("tar", test_round_trip, test_round_trip_paths, test_path_limits, test_large_sizes, test_all_times,
           test_cut_anywhere, test_callback_errors, test_every_bit_of_a_header_counts, test_gnu_long_names,
           test_pax, test_pax_refused, test_numbers, test_types, test_prefix, test_zero_blocks)

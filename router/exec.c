@@ -252,7 +252,7 @@ static void name_exec(struct request *r, const char *key, json_t *args) {
         random_hex(hex, 16);
         snprintf(id, sizeof id, "x-%.32s", hex);
     } else {
-        cleanup_buffer struct buffer name = {0}, body = {0};
+        cleanup_buffer struct buffer name = {0};
         buffer_append(&name, r->identity.sub, strlen(r->identity.sub) + 1);
         buffer_append(&name, r->sandbox->uid, strlen(r->sandbox->uid) + 1);
         buffer_append_str(&name, key);

@@ -603,7 +603,7 @@ static void serve_echo(int conn, const char *request) {
     say_frame(conn, 'h', "", 0);
     static char in[1 << 20];
     const char *frames = strstr(request, "\r\n\r\n") + 4;
-    size_t raw = fake.request_len - (size_t)(frames - request), total = 0;
+    size_t raw = fake.request_len - (size_t)(frames - request);
     memcpy(in, frames, raw);
     for (;;) {
         struct frame_header got;
@@ -611,7 +611,6 @@ static void serve_echo(int conn, const char *request) {
         if (rc == 1 && raw >= FRAME_HEADER_LEN + got.len) {
             if (got.type == 'e') break;
             if (got.type == 'i') {
-                total += got.len;
                 say_frame(conn, 'o', in + FRAME_HEADER_LEN, got.len);
                 char credit[4];
                 frame_put_u32(credit, got.len);

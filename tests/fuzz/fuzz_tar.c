@@ -74,22 +74,46 @@ static bool read_all(struct slice archive, size_t step, struct reading *r) {
     return ok;
 }
 
-int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
-    struct slice archive = slice_make((const char *)data, size);
+static void check(struct slice archive) {
     struct reading whole = {0};
     struct reading pieces = {0};
     struct reading again = {0};
+    size_t step = archive.len > 0 ? (unsigned char)archive.ptr[archive.len - 1] + 1U : 1;
     bool ok = read_all(archive, SIZE_MAX / 2, &whole);
-    MUST(read_all(archive, size > 0 ? data[size - 1] + 1U : 1, &pieces) == ok &&
-         pieces.digest == whole.digest);
+    MUST(read_all(archive, step, &pieces) == ok && pieces.digest == whole.digest);
     if (ok) {
+        size_t len = whole.again.len;
         tar_write_end(&whole.again);
         MUST(read_all(buffer_slice(&whole.again), 4096, &again));
-        MUST(slice_equal(slice_make(whole.again.data, whole.again.len - 2 * TAR_BLOCK),
-                         buffer_slice(&again.again)));
+        MUST(slice_equal(slice_make(whole.again.data, len), buffer_slice(&again.again)));
     }
     buffer_free(&whole.again);
     buffer_free(&pieces.again);
     buffer_free(&again.again);
+}
+
+/* Gives every block that could be a header its checksum, which no mutation would find. */
+static void repair_checksums(char *bytes, size_t size) {
+    for (char *block = bytes; size >= TAR_BLOCK; block += TAR_BLOCK, size -= TAR_BLOCK) {
+        char *checksum = block + 148;
+        if (checksum[0] != '0') continue;
+        unsigned sum = 0;
+        memset(checksum, ' ', 8);
+        for (size_t i = 0; i < TAR_BLOCK; i++) {
+            sum += (unsigned char)block[i];
+        }
+        char text[8];
+        snprintf(text, sizeof text, "%06o", sum);
+        memcpy(checksum, text, 7);
+    }
+}
+
+int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
+    struct slice archive = slice_make((const char *)data, size);
+    check(archive);
+    cleanup_buffer struct buffer repaired = {0};
+    buffer_append(&repaired, data, size);
+    repair_checksums(repaired.data, repaired.len);
+    check(buffer_slice(&repaired));
     return 0;
 }

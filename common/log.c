@@ -49,8 +49,14 @@ const char *log_int(int64_t n) {
     return text;
 }
 
-/* Only log_int() gives such pointers: JSON shows these as numbers. */
-static bool from_log_int(const char *value) {
+const char *log_milliseconds(uint64_t nanoseconds) {
+    char *text = numbers[next_number++ % NUMBERS];
+    snprintf(text, sizeof numbers[0], "%.3f", (double)nanoseconds / 1e6);
+    return text;
+}
+
+/* Only log_int() and log_milliseconds() give such pointers: JSON shows these as numbers. */
+static bool is_number(const char *value) {
     uintptr_t at = (uintptr_t)value;
     return at >= (uintptr_t)numbers && at < (uintptr_t)numbers + sizeof numbers;
 }
@@ -163,7 +169,7 @@ static void put_field(struct line *line, const char *name, const char *value, bo
         put_str(line, ",");
         put_quoted(line, name, true);
         put_str(line, ":");
-        if (from_log_int(value))
+        if (is_number(value))
             put_str(line, value);
         else
             put_quoted(line, value, true);

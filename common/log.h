@@ -25,3 +25,5 @@ void log_write(enum log_level level, const char *message, ...) __attribute__((se
 
 /* A number as text for one log call: a small per-thread ring, valid until 8 calls later. */
 const char *log_int(int64_t n);
+/* Likewise a duration in milliseconds, to the microsecond. */
+const char *log_milliseconds(uint64_t nanoseconds);

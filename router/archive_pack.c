@@ -126,11 +126,10 @@ struct archive_pack *archive_pack_new(enum archive_format format, struct error *
 
 void archive_pack_free(struct archive_pack *p) {
     if (!p) return;
+    /* The end that the library writes now goes nowhere. archive_write_fail() would keep it from writing,
+     * and from freeing its compressor too. */
     p->out = &p->head;
-    if (p->writer) {
-        archive_write_fail(p->writer); /* or it would write an end */
-        archive_write_free(p->writer);
-    }
+    if (p->writer) archive_write_free(p->writer);
     buffer_free(&p->head);
     tar_reader_free(&p->reader);
     if (p->utf8) freelocale(p->utf8);

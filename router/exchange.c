@@ -3,6 +3,7 @@
  * the handler. */
 #include "router/server.h"
 
+#include "common/http1.h"
 #include "common/log.h"
 #include "common/secret.h"
 #include "common/text.h"
@@ -103,10 +104,6 @@ static void set_request_id(struct exchange *x) {
     }
 }
 
-static bool has_body(const struct exchange *x) {
-    return x->framing.body_length != 0;
-}
-
 static bool unrouted(struct exchange *x, const char *allow, struct error *err) {
     if (allow[0]) {
         reply_header(&x->request, "Allow", allow);
@@ -119,6 +116,10 @@ static bool unrouted(struct exchange *x, const char *allow, struct error *err) {
 }
 
 static bool find_route(struct exchange *x, struct error *err) {
+    if (!http1_token_valid(slice_of(x->request.method))) {
+        error_set(err, 400, ERR_BAD_REQUEST, "the method holds a character that a method cannot hold");
+        return false;
+    }
     cleanup_buffer struct buffer allow = {0};
     x->request.route = route_match(x->request.method, x->request.path, &x->request.params, &allow);
     return x->request.route ? true : unrouted(x, buffer_cstr(&allow), err);
@@ -129,7 +130,8 @@ static bool gate(struct exchange *x, struct error *err) {
     struct router *router = r->router;
     const struct route *route = r->route;
     bool probe = route->auth == AUTH_PUBLIC;
-    if (!probe && !ratelimit_ip(router->rate_limiter, r->client_ip, err)) return false;
+    bool limited = !probe || slice_starts_with(r->path, "/api/");
+    if (limited && !ratelimit_ip(router->rate_limiter, r->client_ip, err)) return false;
     if (!probe) {
         if (!auth_identify(r, err)) return false;
         if (!ratelimit_user(router->rate_limiter, r->identity.sub, 1, err)) return false;
@@ -316,7 +318,7 @@ enum MHD_Result exchange_handle(struct loop *loop, struct MHD_Connection *connec
         /* libmicrohttpd answers before the body only from this first call, and closes then. */
         bool at_once =
             x->framing.expect_continue || x->close_after || x->framing.body_length > (int64_t)DISCARD_MAX;
-        if (x->response && (at_once || !has_body(x))) return reply_queue(x);
+        if (x->response && at_once) return reply_queue(x);
         return MHD_YES;
     }
     if (*size > 0) return take_body(x, data, size);
@@ -334,9 +336,8 @@ static void log_access(struct exchange *x) {
     if (probe && x->status < 400 && !log_enabled(LOG_LEVEL_DEBUG)) return;
     const char *agent = MHD_lookup_connection_value(x->connection, MHD_HEADER_KIND, "User-Agent");
     cleanup_free char *path = slice_dup(r->path);
-    char took[32];
-    snprintf(took, sizeof took, "%.3f", (double)(uv_hrtime() - x->started_ns) / 1e6);
-    log_info("request", "method", r->method, "path", path, "status", log_int(x->status), "duration_ms", took,
+    log_info("request", "method", r->method, "path", path, "status", log_int(x->status), "duration_ms",
+             log_milliseconds(uv_hrtime() - x->started_ns),
              "request_id", r->request_id, "remote_addr", r->client_ip, "user_agent", agent ? agent : "",
              NULL);
 }

@@ -4,6 +4,7 @@
 #include "common/bytes.h"
 #include "common/http1.h"
 
+#include <ctype.h>
 #include <strings.h>
 
 #define MAX_HEADERS      256
@@ -63,6 +64,24 @@ static enum MHD_Result transfer_encoding(struct scan *s, struct slice v) {
     return MHD_YES;
 }
 
+/* uri-host [":" port] (RFC 9110 7.2): one colon, but for those within "[...]". */
+static bool host_valid(struct slice v) {
+    size_t i = 0;
+    if (v.len > 0 && v.ptr[0] == '[') {
+        const char *close = memchr(v.ptr, ']', v.len);
+        if (!close) return false;
+        for (i = 1; v.ptr + i < close; i++)
+            if (!isalnum((unsigned char)v.ptr[i]) && !strchr(":.", v.ptr[i])) return false;
+        i++;
+    } else {
+        while (i < v.len && (isalnum((unsigned char)v.ptr[i]) || strchr("-._~%!$&'()*+;=", v.ptr[i]))) i++;
+    }
+    if (i == v.len) return true;
+    uint64_t port;
+    return v.ptr[i] == ':' &&
+           (i + 1 == v.len || slice_parse_u64(slice_make(v.ptr + i + 1, v.len - i - 1), 65535, &port));
+}
+
 static enum MHD_Result check_header(void *ctx, enum MHD_ValueKind kind, const char *key, size_t key_len,
                                     const char *value, size_t value_len) {
     (void)kind;
@@ -80,8 +99,7 @@ static enum MHD_Result check_header(void *ctx, enum MHD_ValueKind kind, const ch
         return refuse(s, 400, "bad_header", "a header line does not end with CRLF, or is folded");
     if (slice_equal_nocase(name, "host")) {
         if (s->hosts++) return refuse(s, 400, "bad_framing", "more than one Host");
-        if (memchr(v.ptr, '/', v.len) || memchr(v.ptr, '@', v.len) || memchr(v.ptr, ' ', v.len))
-            return refuse(s, 400, "bad_header", "Host is not a host and port");
+        if (!host_valid(v)) return refuse(s, 400, "bad_header", "Host is not a host and port");
     }
     if (slice_equal_nocase(name, "content-length")) return content_length(s, v);
     if (slice_equal_nocase(name, "transfer-encoding")) return transfer_encoding(s, v);

@@ -51,7 +51,7 @@ bool port_target_parse(const char *text, int *port, struct error *err) {
         error_set_field(err, "port", "must be a port number or the name of a forward");
         return false;
     }
-    if (!slice_parse_u64(slice_of(text), INT32_MAX, &n) || n == 0) {
+    if (!slice_parse_u64(slice_of(text), 65535, &n) || n == 0) {
         error_set_field(err, "port", "must be a number from 1 to 65535");
         return false;
     }

@@ -18,6 +18,10 @@ static bool check_characters(struct slice s, struct error *err) {
                       "the request target holds a control character or space; percent-encode it");
             return false;
         }
+        if (c == '#') {
+            error_set(err, 400, "bad_target", "the request target holds a fragment; send %%23 for '#'");
+            return false;
+        }
         if (c != '%') continue;
         if (i + 2 >= s.len || !is_hex(s.ptr[i + 1]) || !is_hex(s.ptr[i + 2])) {
             error_set(err, 400, "bad_target",
@@ -121,8 +125,6 @@ bool target_parse(struct slice target, struct buffer *path, struct slice *query,
     const char *mark = memchr(target.ptr, '?', target.len);
     size_t path_len = mark ? (size_t)(mark - target.ptr) : target.len;
     *query = mark ? slice_make(mark + 1, target.len - path_len - 1) : slice_make("", 0);
-    const char *hash = memchr(target.ptr, '#', path_len);
-    if (hash) path_len = (size_t)(hash - target.ptr);
     canonicalise(slice_make(target.ptr, path_len), path);
     return true;
 }

@@ -185,11 +185,15 @@ static int open_signals(void) {
     return signalfd(-1, &ours, SFD_CLOEXEC | SFD_NONBLOCK);
 }
 
+/* As process 1 only those outside of the sandbox may stop it: the kernel gives their pid as 0.
+ * A signal that is blocked for a signalfd is not held off by the kernel's protection of process 1. */
+static bool from_outside(const struct signalfd_siginfo *info) { return getpid() != 1 || info->ssi_pid == 0; }
+
 static bool asked_to_stop(struct server *s) {
     struct signalfd_siginfo info;
     bool stop = false;
     while (read(s->signals, &info, sizeof info) == (ssize_t)sizeof info)
-        stop = stop || info.ssi_signo == SIGTERM || info.ssi_signo == SIGINT;
+        stop = stop || ((info.ssi_signo == SIGTERM || info.ssi_signo == SIGINT) && from_outside(&info));
     reap(s);
     return stop;
 }

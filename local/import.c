@@ -26,6 +26,7 @@
 struct import {
     int top; /* the new directory */
     int64_t entries, bytes;
+    bool from_disk;
 };
 
 static int open_beneath(int top, const char *path, uint64_t flags, mode_t mode) {
@@ -155,7 +156,7 @@ static bool unpack(struct import *im, struct archive *in, struct error *err) {
     int rc;
     while ((rc = archive_read_next_header(in, &entry)) == ARCHIVE_OK || rc == ARCHIVE_WARN) {
         if (!put_entry(im, in, entry, err)) return false;
-        if (archive_entry_filetype(entry) == AE_IFDIR) archive_read_disk_descend(in);
+        if (im->from_disk && archive_entry_filetype(entry) == AE_IFDIR) archive_read_disk_descend(in);
     }
     if (rc == ARCHIVE_EOF) return true;
     error_set(err, 400, "bad_archive", "%s",
@@ -280,9 +281,9 @@ bool rootfs_import(const char *state_dir, const char *name, const char *path, st
     cleanup_free char *fresh = xasprintf("%s/%s", images, unfinished);
     cleanup_free char *final = xasprintf("%s/%s", images, generation);
     if (!directory_make(fresh, err)) return false;
-    struct import im = {.top = open(fresh, O_PATH | O_DIRECTORY | O_CLOEXEC)};
+    struct import im = {.top = open(fresh, O_PATH | O_DIRECTORY | O_CLOEXEC), .from_disk = S_ISDIR(st.st_mode)};
     bool ok = im.top >= 0 &&
-              (S_ISDIR(st.st_mode) ? unpack_directory(&im, path, err) : unpack_tar(&im, path, err)) &&
+              (im.from_disk ? unpack_directory(&im, path, err) : unpack_tar(&im, path, err)) &&
               complete(im.top, err);
     if (im.top >= 0) close(im.top);
     if (ok && rename(fresh, final) != 0) {

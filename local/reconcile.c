@@ -22,7 +22,7 @@
 #define BACKOFF_MAX_S     160
 #define LOG_MAX           (1024 * 1024)
 #define RESTARTABLE       "before restart attempt"
-#define MESSAGE_MAX       400
+#define MESSAGE_MAX       600
 
 static int64_t after_write(enum write_result r) {
     return r == WRITE_FAILED ? RETRY_MS : PASS_AGAIN;
@@ -163,12 +163,12 @@ static bool stopping(struct engine *e) {
     return is;
 }
 
-/* "Pod failed: " with the last that process 1 said. */
+/* "Pod failed: "; when process 1 never answered, with the last that it said. */
 static int64_t not_ready(struct engine *e, struct entry *s, const struct object *o, const struct error *err) {
     if (stopping(e)) return PASS_NONE; /* the next Router adopts it */
-    char log[200], message[MESSAGE_MAX];
-    launch_read_log(s->dir, log, sizeof log);
-    snprintf(message, sizeof message, "Pod failed: %.150s%s%s", err->message, *log ? ": " : "", log);
+    char log[200] = "", message[MESSAGE_MAX];
+    if (!s->verified) launch_read_log(s->dir, log, sizeof log);
+    snprintf(message, sizeof message, "Pod failed: %.380s%s%s", err->message, *log ? ": " : "", log);
     return to_error(e, s, o, "Creating", message);
 }
 

@@ -12,6 +12,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#define LOCK_WAIT_MS  500
 #define UID_MAX       63
 #define SOCKET_SUFFIX "/run/.sock"
 
@@ -43,7 +44,14 @@ static bool take_lock(struct state_dir *state, struct error *err) {
         return false;
     }
     char text[32] = {0};
-    if (flock(state->lock_fd, LOCK_EX | LOCK_NB) != 0) {
+    bool locked = flock(state->lock_fd, LOCK_EX | LOCK_NB) == 0;
+    /* A Router that was killed while it started a sandbox has left a process that has the lock until it
+     * executes bubblewrap: a matter of milliseconds. */
+    for (int waited = 0; !locked && errno == EWOULDBLOCK && waited < LOCK_WAIT_MS; waited += 10) {
+        usleep(10000);
+        locked = flock(state->lock_fd, LOCK_EX | LOCK_NB) == 0;
+    }
+    if (!locked) {
         if (errno != EWOULDBLOCK) {
             error_set_errno(err, errno, "locking %s", path);
             return false;

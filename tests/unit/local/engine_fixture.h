@@ -1,5 +1,5 @@
-/* A local backend with real sandboxes, for tests: opened on a fresh state directory, driven through its store, its
- * sandboxes entered through their runtime. Static functions: each suite uses some. */
+/* A local backend with real sandboxes, for tests: opened on a fresh state directory, driven through its
+ * store, its sandboxes entered through their runtime. Static functions: each suite uses some. */
 #pragma once
 
 #include "common/json.h"
@@ -102,28 +102,30 @@ UNUSED static void put(struct fixture *f, enum kind kind, json_t *object) {
 /* `spec` is taken; NULL = {}. */
 UNUSED static void create(struct fixture *f, const char *name, json_t *spec) {
     put(f, KIND_SANDBOX,
-        json_pack("{s:s, s:s, s:{s:s, s:s}, s:o}", "apiVersion", "agenttier.io/v1alpha1", "kind", "Sandbox", "metadata",
-                  "name", name, "namespace", "default", "spec", spec ? spec : json_object()));
+        json_pack("{s:s, s:s, s:{s:s, s:s}, s:o}", "apiVersion", "agenttier.io/v1alpha1", "kind", "Sandbox",
+                  "metadata", "name", name, "namespace", "default", "spec", spec ? spec : json_object()));
 }
 
 UNUSED static void patch(struct fixture *f, enum store_part part, const char *name, json_t *change) {
     struct error err = {0};
     ck_assert_ptr_nonnull(change);
-    bool ok = f->backend->store->ops->patch(f->backend->store, KIND_SANDBOX, part, "default", name, change, NULL, NULL,
-                                            &err);
+    bool ok = f->backend->store->ops->patch(f->backend->store, KIND_SANDBOX, part, "default", name, change,
+                                            NULL, NULL, &err);
     ck_assert_msg(ok, "%s", err.message);
     json_decref(change);
 }
 
 UNUSED static void annotate(struct fixture *f, const char *name, const char *action) {
-    patch(f, STORE_MAIN, name, json_pack("{s:{s:{s:s}}}", "metadata", "annotations", "agenttier.io/action", action));
+    patch(f, STORE_MAIN, name,
+          json_pack("{s:{s:{s:s}}}", "metadata", "annotations", "agenttier.io/action", action));
 }
 
 UNUSED static void resume(struct fixture *f, const char *name) {
-    patch(f, STORE_STATUS, name, json_pack("{s:{s:s, s:s}}", "status", "phase", "Creating", "message", "Resuming"));
+    patch(f, STORE_STATUS, name,
+          json_pack("{s:{s:s, s:s}}", "status", "phase", "Creating", "message", "Resuming"));
 }
 
-UNUSED static void delete(struct fixture *f, const char *name) {
+UNUSED static void delete (struct fixture *f, const char *name) {
     struct error err = {0};
     bool ok = f->backend->store->ops->remove(f->backend->store, KIND_SANDBOX, "default", name, NULL, &err);
     ck_assert_msg(ok, "%s", err.message);
@@ -152,7 +154,8 @@ UNUSED static char *inside(struct fixture *f, const char *name, const char *scri
     char path[SOCKET_PATH_MAX];
     snprintf(path, sizeof path, "%s/run/%s.sock", f->dir, o->uid);
     object_unref(o);
-    json_t *request = json_pack("{s:[s, s, s], s:i}", "command", "/bin/sh", "-c", script, "timeoutSeconds", 20);
+    json_t *request =
+        json_pack("{s:[s, s, s], s:i}", "command", "/bin/sh", "-c", script, "timeoutSeconds", 20);
     size_t len;
     cleanup_free char *text = json_dump_line(request, &len);
     json_decref(request);
@@ -175,7 +178,8 @@ UNUSED static char *inside(struct fixture *f, const char *name, const char *scri
     return output;
 }
 
-UNUSED static void expect_inside(struct fixture *f, const char *name, const char *script, const char *output) {
+UNUSED static void expect_inside(struct fixture *f, const char *name, const char *script,
+                                 const char *output) {
     cleanup_free char *got = inside(f, name, script);
     ck_assert_msg(strcmp(got, output) == 0, "%s\n  gave: %s\n  not: %s", script, got, output);
 }
@@ -184,7 +188,8 @@ UNUSED static void expect_inside(struct fixture *f, const char *name, const char
 UNUSED static void fixture_close(struct fixture *f) {
     struct object_list all = f->backend->store->ops->list(f->backend->store, KIND_SANDBOX, NULL);
     for (size_t i = 0; i < all.count; i++)
-        f->backend->store->ops->remove(f->backend->store, KIND_SANDBOX, "default", all.items[i]->name, NULL, NULL);
+        f->backend->store->ops->remove(f->backend->store, KIND_SANDBOX, "default", all.items[i]->name, NULL,
+                                       NULL);
     for (size_t i = 0; i < all.count; i++)
         await_phase(f, all.items[i]->name, "(gone)");
     object_list_free(&all);

@@ -4,7 +4,9 @@
 
 #include "local/rootfs.h"
 
-static void expect_dead(struct process_id id) { ck_assert(!process_alive(id)); }
+static void expect_dead(struct process_id id) {
+    ck_assert(!process_alive(id));
+}
 
 /* No process has the sandbox's lock, no control group is left. */
 static void expect_no_trace(const struct record *r) {
@@ -44,7 +46,7 @@ START_TEST(lives_through_its_phases) {
     ck_assert_uint_eq(before.host_uid, after.host_uid);
 
     cleanup_free char *dir = directory_of(&f, "life");
-    delete(&f, "life");
+    delete (&f, "life");
     await_phase(&f, "life", "(gone)");
     expect_no_trace(&after);
     ck_assert_int_ne(access(dir, F_OK), 0);
@@ -63,25 +65,34 @@ START_TEST(shows_nothing_of_the_machine) {
     expect_inside(&f, "cell", "id -u; id -g; id -un; hostname", "1000\n1000\nsandbox\ncell\n");
     expect_inside(&f, "cell", "echo $GREETING $AGENTTIER_SANDBOX $HOME; env | grep -c ROUTER_SECRET",
                   "hello world cell /home/sandbox\n0\n");
-    expect_inside(&f, "cell", "for p in /root /sys /opt /srv /mnt /etc/shadow /etc/ssh /var/lib /var/log /work /boot; do "
-                              "[ -e $p ] && echo $p; done; ls /home /var; true",
+    expect_inside(&f, "cell",
+                  "for p in /root /sys /opt /srv /mnt /etc/shadow /etc/ssh /var/lib /var/log /work /boot; do "
+                  "[ -e $p ] && echo $p; done; ls /home /var; true",
                   "/home:\nsandbox\n\n/var:\ntmp\n");
-    expect_inside(&f, "cell", "ls /tmp /run /workspace | grep -v :; ls /proc | grep -c '^[0-9]' | awk '{print ($1 < 12)}'",
-                  "\n\n1\n");
-    expect_inside(&f, "cell", "for p in / /etc /usr /dev /.agenttier; do touch $p/x 2>/dev/null && echo $p; done; true", "");
+    expect_inside(
+        &f, "cell",
+        "ls /tmp /run /workspace | grep -v :; ls /proc | grep -c '^[0-9]' | awk '{print ($1 < 12)}'",
+        "\n\n1\n");
+    expect_inside(&f, "cell",
+                  "for p in / /etc /usr /dev /.agenttier; do touch $p/x 2>/dev/null && echo $p; done; true",
+                  "");
     /* uid map, capabilities, no new privileges, seccomp */
-    expect_inside(&f, "cell", "awk '{print $1, $3}' /proc/self/uid_map; grep -E '^(CapEff|CapBnd|CapPrm|CapInh)' "
-                              "/proc/self/status | sort -u -k2 | wc -l; grep -E '^(CapBnd|NoNewPrivs|Seccomp):' "
-                              "/proc/self/status | tr -d '\\t '",
+    expect_inside(&f, "cell",
+                  "awk '{print $1, $3}' /proc/self/uid_map; grep -E '^(CapEff|CapBnd|CapPrm|CapInh)' "
+                  "/proc/self/status | sort -u -k2 | wc -l; grep -E '^(CapBnd|NoNewPrivs|Seccomp):' "
+                  "/proc/self/status | tr -d '\\t '",
                   "1000 1\n1\nCapBnd:0000000000000000\nNoNewPrivs:1\nSeccomp:2\n");
     /* namespaces, mounts, process 1 */
-    expect_inside(&f, "cell",
-                  "unshare -U true 2>/dev/null && echo unshared; mount -t tmpfs x /tmp 2>/dev/null && echo mounted; "
-                  "cat /proc/1/environ 2>/dev/null && echo environ; ls /proc/1/fd 2>/dev/null && echo fds; "
-                  "head -c1 /.agenttier/runtime 2>/dev/null && echo read; true",
-                  "");
+    expect_inside(
+        &f, "cell",
+        "unshare -U true 2>/dev/null && echo unshared; mount -t tmpfs x /tmp 2>/dev/null && echo mounted; "
+        "cat /proc/1/environ 2>/dev/null && echo environ; ls /proc/1/fd 2>/dev/null && echo fds; "
+        "head -c1 /.agenttier/runtime 2>/dev/null && echo read; true",
+        "");
     /* the network: loopback and nothing else; no socket of the Router */
-    expect_inside(&f, "cell", "tail -n +3 /proc/net/dev | cut -d: -f1 | tr -d ' '; grep -c sock /proc/net/unix", "lo\n0\n");
+    expect_inside(&f, "cell",
+                  "tail -n +3 /proc/net/dev | cut -d: -f1 | tr -d ' '; grep -c sock /proc/net/unix",
+                  "lo\n0\n");
     fixture_close(&f);
 }
 END_TEST
@@ -92,10 +103,13 @@ static const char python_probe[] =
     "def call(name, nr, *args):\n"
     "    ctypes.set_errno(0)\n"
     "    r = c.syscall(nr, *args)\n"
-    "    if r != -1 or ctypes.get_errno() not in (errno.EPERM, errno.ENOSYS): print(name, r, ctypes.get_errno())\n"
-    "for name, nr in dict(mount=165, umount2=166, pivot_root=155, setns=308, unshare=272, keyctl=250, bpf=321,\n"
+    "    if r != -1 or ctypes.get_errno() not in (errno.EPERM, errno.ENOSYS): print(name, r, "
+    "ctypes.get_errno())\n"
+    "for name, nr in dict(mount=165, umount2=166, pivot_root=155, setns=308, unshare=272, keyctl=250, "
+    "bpf=321,\n"
     "                     perf=298, userfaultfd=323, io_uring=425, kexec=246, init_module=175, reboot=169,\n"
-    "                     swapon=167, acct=163, settimeofday=164, open_by_handle=304, fsopen=430, open_tree=428,\n"
+    "                     swapon=167, acct=163, settimeofday=164, open_by_handle=304, fsopen=430, "
+    "open_tree=428,\n"
     "                     move_mount=429, open_tree_attr=467, clone3=435, chroot=161).items():\n"
     "    call(name, nr, 0x10000000, 0, 0, 0, 0)\n"
     "call('clone', 56, 0x10000000 | 17, 0, 0, 0, 0)\n"
@@ -124,8 +138,9 @@ START_TEST(refuses_system_calls) {
     create(&f, "calls", NULL);
     await_phase(&f, "calls", "Running");
     cleanup_buffer struct buffer text = {0};
-    buffer_printf(&text, "command -v python3 >/dev/null || { echo done; exit; }\ncat > /tmp/p.py <<'EOF'\n%sEOF\n"
-                         "python3 /tmp/p.py",
+    buffer_printf(&text,
+                  "command -v python3 >/dev/null || { echo done; exit; }\ncat > /tmp/p.py <<'EOF'\n%sEOF\n"
+                  "python3 /tmp/p.py",
                   python_probe);
     expect_inside(&f, "calls", buffer_cstr(&text), "done\n");
     fixture_close(&f);
@@ -156,7 +171,8 @@ START_TEST(keeps_sandboxes_apart) {
             if (setgroups(0, NULL) || setresgid(two.host_uid, two.host_uid, two.host_uid) ||
                 setresuid(two.host_uid, two.host_uid, two.host_uid))
                 _exit(2);
-            _exit(access(workspace, R_OK) == 0 || access(f.dir, R_OK | X_OK) == 0 || kill(one.init.pid, 0) == 0);
+            _exit(access(workspace, R_OK) == 0 || access(f.dir, R_OK | X_OK) == 0 ||
+                  kill(one.init.pid, 0) == 0);
         }
         int status;
         ck_assert_int_eq(waitpid(pid, &status, 0), pid);
@@ -174,17 +190,18 @@ START_TEST(never_shows_files_of_an_earlier_name) {
     for (int round = 0; round < 3; round++) {
         create(&f, "again", NULL);
         await_phase(&f, "again", "Running");
-        expect_inside(&f, "again", "ls -A /workspace; mkdir -p /workspace/d/e; chmod 0 /workspace/d; echo", "\n");
-        delete(&f, "again");
+        expect_inside(&f, "again", "ls -A /workspace; mkdir -p /workspace/d/e; chmod 0 /workspace/d; echo",
+                      "\n");
+        delete (&f, "again");
         await_phase(&f, "again", "(gone)");
     }
     /* and in every other moment of its life */
     create(&f, "again", NULL);
-    delete(&f, "again");
+    delete (&f, "again");
     await_phase(&f, "again", "(gone)");
     create(&f, "again", NULL);
     await_phase(&f, "again", "Creating");
-    delete(&f, "again");
+    delete (&f, "again");
     await_phase(&f, "again", "(gone)");
     fixture_close(&f);
 }
@@ -199,7 +216,10 @@ START_TEST(stops_and_resumes_in_a_hurry) {
     for (int round = 0; round < 3; round++) {
         resume(&f, "hurry");
         await_phase(&f, "hurry", "Running");
-        expect_inside(&f, "hurry", "(trap '' TERM; sleep 100) >/dev/null 2>&1 & echo $((1+1))", "2\n");
+        expect_inside(&f, "hurry",
+                      round ? "sleep 100 >/dev/null 2>&1 & echo $((1+1))"
+                            : "(trap '' TERM; sleep 100) >/dev/null 2>&1 & echo $((1+1))",
+                      "2\n");
         annotate(&f, "hurry", "stop");
         await_phase(&f, "hurry", "Stopped");
     }
@@ -246,8 +266,8 @@ static void expect_error(struct fixture *f, const char *name, const char *part) 
 }
 
 static json_t *template(const char *name, json_t *spec) {
-    return json_pack("{s:s, s:s, s:{s:s}, s:o}", "apiVersion", "agenttier.io/v1alpha1", "kind", "ClusterSandboxTemplate",
-                     "metadata", "name", name, "spec", spec);
+    return json_pack("{s:s, s:s, s:{s:s}, s:o}", "apiVersion", "agenttier.io/v1alpha1", "kind",
+                     "ClusterSandboxTemplate", "metadata", "name", name, "spec", spec);
 }
 static json_t *spec_of(const char *name) {
     return json_pack("{s:{s:s, s:s}}", "templateRef", "name", name, "kind", "ClusterSandboxTemplate");
@@ -258,8 +278,9 @@ START_TEST(says_what_is_missing) {
     fixture_open(&f, _i);
     create(&f, "no-template", spec_of("later"));
     create(&f, "no-image", json_pack("{s:{s:s}}", "image", "repository", "example.org/none:1"));
-    create(&f, "no-secret", json_pack("{s:[{s:s, s:{s:{s:s, s:s}}}]}", "env", "name", "K", "valueFrom", "secretKeyRef",
-                                      "name", "s", "key", "k"));
+    create(&f, "no-secret",
+           json_pack("{s:[{s:s, s:{s:{s:s, s:s}}}]}", "env", "name", "K", "valueFrom", "secretKeyRef", "name",
+                     "s", "key", "k"));
     expect_error(&f, "no-template", "Template resolution failed");
     expect_error(&f, "no-image", "rootfs \"example.org/none:1\" is not imported");
     expect_error(&f, "no-secret", "valueFrom");
@@ -274,14 +295,17 @@ START_TEST(applies_files_and_scripts_once) {
     struct fixture f;
     fixture_open(&f, _i);
     put(&f, KIND_CLUSTER_SANDBOX_TEMPLATE,
-        template("setup", json_pack("{s:[s, s], s:[{s:s, s:s, s:i}, {s:s, s:s}]}", "initScripts", "cat hello >> log",
-                                    "id -u >> /workspace/log", "files", "path", "/workspace/hello", "content", "hi\n",
-                                    "mode", 0750, "path", "/tmp/each", "content", "time\n")));
-    put(&f, KIND_CLUSTER_SANDBOX_TEMPLATE, template("broken", json_pack("{s:[s]}", "initScripts", "echo why >&2; exit 3")));
+        template("setup",
+                 json_pack("{s:[s, s], s:[{s:s, s:s, s:i}, {s:s, s:s}]}", "initScripts", "cat hello >> log",
+                           "id -u >> /workspace/log", "files", "path", "/workspace/hello", "content", "hi\n",
+                           "mode", 0750, "path", "/tmp/each", "content", "time\n")));
+    put(&f, KIND_CLUSTER_SANDBOX_TEMPLATE,
+        template("broken", json_pack("{s:[s]}", "initScripts", "echo why >&2; exit 3")));
     create(&f, "setup", spec_of("setup"));
     create(&f, "broken", spec_of("broken"));
     await_phase(&f, "setup", "Running");
-    expect_inside(&f, "setup", "cat log; cat /tmp/each; stat -c %a hello; echo mine > hello", "hi\n1000\ntime\n750\n");
+    expect_inside(&f, "setup", "cat log; cat /tmp/each; stat -c %a hello; echo mine > hello",
+                  "hi\n1000\ntime\n750\n");
     annotate(&f, "setup", "stop");
     await_phase(&f, "setup", "Stopped");
     resume(&f, "setup");
@@ -295,13 +319,16 @@ END_TEST
 START_TEST(holds_to_its_limits) {
     struct fixture f;
     fixture_open(&f, _i);
-    create(&f, "small", json_pack("{s:{s:{s:s, s:s}}}", "resources", "limits", "cpu", "500m", "memory", "64Mi"));
+    create(&f, "small",
+           json_pack("{s:{s:{s:s, s:s}}}", "resources", "limits", "cpu", "500m", "memory", "64Mi"));
     await_phase(&f, "small", "Running");
     /* twice as much as it may have; the shell that asks survives */
-    cleanup_free char *got = inside(&f, "small", "head -c 134217728 /dev/zero | tail -c 134217728 | wc -c; echo alive");
+    cleanup_free char *got =
+        inside(&f, "small", "head -c 134217728 /dev/zero | tail -c 134217728 | wc -c; echo alive");
     ck_assert_ptr_null(strstr(got, "134217728"));
     ck_assert_ptr_nonnull(strstr(got, "alive"));
-    cleanup_free char *full = inside(&f, "small", "ulimit -c; dd if=/dev/zero of=/run/x bs=1M count=32 2>&1 | grep -c space");
+    cleanup_free char *full =
+        inside(&f, "small", "ulimit -c; dd if=/dev/zero of=/run/x bs=1M count=32 2>&1 | grep -c space");
     ck_assert_str_eq(full, "0\n1\n");
     fixture_close(&f);
 }
@@ -311,12 +338,14 @@ START_TEST(runs_from_an_imported_image) {
     struct fixture f;
     fixture_open(&f, _i);
     /* A tiny system: the host's shell with its libraries. */
-    cleanup_free char *make = xasprintf(
-        "set -e; cd %s; mkdir -p rootfs/bin rootfs/etc rootfs/data; cp -L /bin/sh /bin/cat /bin/id rootfs/bin/; "
-        "for l in $(ldd /bin/sh /bin/id /bin/cat | grep -o '/[^ ]*\\.so[^ ]*' | sort -u); do mkdir -p rootfs$(dirname $l); "
-        "cp -Ln $l rootfs$l; done; echo marker > rootfs/data/m; chmod 600 rootfs/data/m; ln -s data rootfs/link; "
-        "tar czf r.tgz -C rootfs .",
-        f.dir);
+    cleanup_free char *make = xasprintf("set -e; cd %s; mkdir -p rootfs/bin rootfs/etc rootfs/data; cp -L "
+                                        "/bin/sh /bin/cat /bin/id rootfs/bin/; "
+                                        "for l in $(ldd /bin/sh /bin/id /bin/cat | grep -o '/[^ ]*\\.so[^ "
+                                        "]*' | sort -u); do mkdir -p rootfs$(dirname $l); "
+                                        "cp -Ln $l rootfs$l; done; echo marker > rootfs/data/m; chmod 600 "
+                                        "rootfs/data/m; ln -s data rootfs/link; "
+                                        "tar czf r.tgz -C rootfs .",
+                                        f.dir);
     ck_assert_int_eq(system(make), 0);
     cleanup_free char *tar = xasprintf("%s/r.tgz", f.dir), *tree = xasprintf("%s/rootfs", f.dir);
     struct error err = {0};
@@ -327,8 +356,9 @@ START_TEST(runs_from_an_imported_image) {
     for (int i = 0; i < 2; i++) {
         const char *name = i ? "t2" : "t1";
         await_phase(&f, name, "Running");
-        expect_inside(&f, name, "cat /data/m /link/m; id -un; echo x > /data/y; [ -e /usr/bin/python3 ] || echo none",
-                      "marker\nmarker\nsandbox\nnone\n/bin/sh: 1: cannot create /data/y: Read-only file system\n");
+        expect_inside(
+            &f, name, "cat /data/m /link/m; id -un; echo x > /data/y; [ -e /usr/bin/python3 ] || echo none",
+            "marker\nmarker\nsandbox\nnone\n/bin/sh: 1: cannot create /data/y: Read-only file system\n");
     }
     fixture_close(&f);
 }
@@ -365,7 +395,7 @@ START_TEST(is_adopted_by_the_next_router) {
     object_unref(o);
     struct record same = record_of(&f, "lives");
     ck_assert_int_eq(r.init.pid, same.init.pid);
-    delete(&f, "lives");
+    delete (&f, "lives");
     await_phase(&f, "lives", "(gone)");
     expect_no_trace(&r);
     record_clear(&r);

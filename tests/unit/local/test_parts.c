@@ -23,13 +23,16 @@
 START_TEST(reads_start_times) {
     uint64_t start = 0;
     bool zombie = true;
-    ck_assert(process_stat_parse("12 (sh) S 1 12 12 0 -1 4194560 1 0 0 0 0 0 0 0 20 0 1 0 4711 2 3", &start, &zombie));
+    ck_assert(process_stat_parse("12 (sh) S 1 12 12 0 -1 4194560 1 0 0 0 0 0 0 0 20 0 1 0 4711 2 3", &start,
+                                 &zombie));
     ck_assert_uint_eq(start, 4711);
     ck_assert(!zombie);
-    ck_assert(process_stat_parse("12 (a) R 1 (b) Z 1 12 12 0 -1 0 1 0 0 0 0 0 0 0 20 0 1 0 99 2", &start, &zombie));
+    ck_assert(
+        process_stat_parse("12 (a) R 1 (b) Z 1 12 12 0 -1 0 1 0 0 0 0 0 0 0 20 0 1 0 99 2", &start, &zombie));
     ck_assert_uint_eq(start, 99);
     ck_assert(zombie);
-    static const char *const bad[] = {"", "12", "12 (sh", "12 (sh)", "12 (sh) S 1 2 3", "1 (x) S 1 1 1 0 -1 0 1 0 0 0 0 0 0 0 20 0 1 0 x"};
+    static const char *const bad[] = {
+        "", "12", "12 (sh", "12 (sh)", "12 (sh) S 1 2 3", "1 (x) S 1 1 1 0 -1 0 1 0 0 0 0 0 0 0 20 0 1 0 x"};
     for (size_t i = 0; i < sizeof bad / sizeof *bad; i++)
         ck_assert_msg(!process_stat_parse(bad[i], &start, NULL), "%s", bad[i]);
     struct process_id self;
@@ -40,7 +43,8 @@ START_TEST(reads_start_times) {
 END_TEST
 
 START_TEST(finds_control_groups) {
-    static const char self[] = "9:name=systemd:/\n8:cpu,cpuacct:/a/b\n4:memory:/process/x\n0::/user.slice/s.scope\n";
+    static const char self[] =
+        "9:name=systemd:/\n8:cpu,cpuacct:/a/b\n4:memory:/process/x\n0::/user.slice/s.scope\n";
     static const char mounts[] =
         "24 1 0:22 / /sys/fs/cgroup/memory rw,relatime shared:9 - cgroup cgroup rw,memory\n"
         "25 1 0:23 /a /sys/fs/with\\040space rw - cgroup cgroup rw,cpuacct,cpu\n"
@@ -55,7 +59,8 @@ START_TEST(finds_control_groups) {
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
         cleanup_buffer struct buffer path = {0}, mount = {0}, root = {0};
         ck_assert_int_eq(cgroup_parse_self(self, cases[i].controller, &path), cases[i].path != NULL);
-        ck_assert_int_eq(cgroup_parse_mount(mounts, cases[i].controller, &mount, &root), cases[i].mount != NULL);
+        ck_assert_int_eq(cgroup_parse_mount(mounts, cases[i].controller, &mount, &root),
+                         cases[i].mount != NULL);
         if (!cases[i].path) continue;
         ck_assert_str_eq(buffer_cstr(&path), cases[i].path);
         ck_assert_str_eq(buffer_cstr(&mount), cases[i].mount);
@@ -72,7 +77,8 @@ START_TEST(derives_limits) {
     ck_assert_int_eq(l.cpu_millis, 0);
     ck_assert_int_eq(l.memory_bytes, 4LL << 30);
     ck_assert_int_eq(l.pids, 512);
-    json_t *r = json_pack("{s:{s:s, s:s}, s:{s:s}}", "limits", "cpu", "1500m", "memory", "1Gi", "requests", "cpu", "4");
+    json_t *r = json_pack("{s:{s:s, s:s}, s:{s:s}}", "limits", "cpu", "1500m", "memory", "1Gi", "requests",
+                          "cpu", "4");
     ck_assert(limits_from_resources(r, machine, &l, &err));
     ck_assert_int_eq(l.cpu_millis, 1500);
     ck_assert_int_eq(l.memory_bytes, 1LL << 30);
@@ -101,8 +107,9 @@ START_TEST(knows_good_names) {
     image_directory("a/../b:1", name);
     ck_assert_str_eq(name, "a+..+b=1");
     static const char *const mounts[] = {"/workspace", "/data/x", "/home/me", "/opt"};
-    static const char *const refused[] = {"", "/", "data", "/usr/local", "/etc", "/proc/1", "/tmp", "/a//b", "/a/../b",
-                                          "/a/.", "/.agenttier/runtime", "/a/", "/dev/shm", "/home"};
+    static const char *const refused[] = {
+        "",      "/",       "data", "/usr/local",          "/etc", "/proc/1",  "/tmp",
+        "/a//b", "/a/../b", "/a/.", "/.agenttier/runtime", "/a/",  "/dev/shm", "/home"};
     for (size_t i = 0; i < sizeof mounts / sizeof *mounts; i++)
         ck_assert_msg(mount_path_valid(mounts[i]), "%s", mounts[i]);
     for (size_t i = 0; i < sizeof refused / sizeof *refused; i++)
@@ -125,15 +132,25 @@ START_TEST(builds_every_wall) {
     struct root_entries entries = {items, 2};
     char *shown[] = {(char *)"ssl/certs", NULL};
     struct env_entry env[] = {{(char *)"A", (char *)"--bind"}};
-    struct bwrap_plan plan = {.hostname = "h", .workspace = "/w", .runtime = "/r", .etc = "/e", .entries = &entries,
-                              .etc_shown = shown, .working_dir = "/workspace", .env = env, .env_count = 1,
-                              .info_fd = 8, .seccomp_fd = 6, .hosts_fd = 7};
+    struct bwrap_plan plan = {.hostname = "h",
+                              .workspace = "/w",
+                              .runtime = "/r",
+                              .etc = "/e",
+                              .entries = &entries,
+                              .etc_shown = shown,
+                              .working_dir = "/workspace",
+                              .env = env,
+                              .env_count = 1,
+                              .info_fd = 8,
+                              .seccomp_fd = 6,
+                              .hosts_fd = 7};
     cleanup_buffer struct buffer out = {0};
     ck_assert(bwrap_args(&plan, &out));
     struct slice args = buffer_slice(&out);
-    static const char *const walls[] = {"--unshare-user", "--unshare-pid", "--unshare-ipc", "--unshare-uts",
-                                        "--unshare-net", "--disable-userns", "--as-pid-1", "--seccomp", "--clearenv",
-                                        "--proc", "--dev"};
+    static const char *const walls[] = {"--unshare-user", "--unshare-pid", "--unshare-ipc",
+                                        "--unshare-uts",  "--unshare-net", "--disable-userns",
+                                        "--as-pid-1",     "--seccomp",     "--clearenv",
+                                        "--proc",         "--dev"};
     for (size_t i = 0; i < sizeof walls / sizeof *walls; i++)
         ck_assert_msg(find_arg(args, walls[i], -1) >= 0, "%s", walls[i]);
     /* the environment is emptied before it is filled, and the root is closed after the last mount */
@@ -153,9 +170,9 @@ START_TEST(builds_the_filter_and_the_environment) {
     ck_assert(syscall_filter_build(&filter, &err));
     ck_assert(filter.len % 8 == 0 && filter.len > 100 * 8 && filter.len < 4096 * 8);
     struct sandbox_env env;
-    json_t *list = json_pack("[{s:s, s:s}, {s:s}, {s:s, s:s}, {s:s, s:{s:{s:s}}}]", "name", "HOME", "value", "/x", "name",
-                             "EMPTY", "name", "AGENTTIER_RUNTIME_TOKEN", "value", "t", "name", "ME", "valueFrom", "fieldRef",
-                             "fieldPath", "metadata.name");
+    json_t *list = json_pack("[{s:s, s:s}, {s:s}, {s:s, s:s}, {s:s, s:{s:{s:s}}}]", "name", "HOME", "value",
+                             "/x", "name", "EMPTY", "name", "AGENTTIER_RUNTIME_TOKEN", "value", "t", "name",
+                             "ME", "valueFrom", "fieldRef", "fieldPath", "metadata.name");
     ck_assert(sandbox_env_make(list, "box", "ns", "uid", "/bin/sh", &env, &err));
     const char *home = NULL, *me = NULL, *token = NULL;
     for (size_t i = 0; i < env.count; i++) {
@@ -178,13 +195,16 @@ static void make_scratch(void) {
     snprintf(scratch, sizeof scratch, "/tmp/agenttier-parts-XXXXXX");
     ck_assert_ptr_nonnull(mkdtemp(scratch));
 }
-static void remove_scratch(void) { ck_assert(tree_remove("/tmp", scratch + strlen("/tmp/"), NULL)); }
+static void remove_scratch(void) {
+    ck_assert(tree_remove("/tmp", scratch + strlen("/tmp/"), NULL));
+}
 
 START_TEST(removes_hostile_trees) {
-    cleanup_free char *make = xasprintf(
-        "cd %s && mkdir keep && echo k > keep/f && chmod 755 keep && mkdir -p t/a/b && ln -s ../../keep t/a/link && ln -s "
-        "/ t/root && mkfifo t/fifo && ln -s . t/self && chmod 0 t/a/b && chmod 500 t/a",
-        scratch);
+    cleanup_free char *make =
+        xasprintf("cd %s && mkdir keep && echo k > keep/f && chmod 755 keep && mkdir -p t/a/b && ln -s "
+                  "../../keep t/a/link && ln -s "
+                  "/ t/root && mkfifo t/fifo && ln -s . t/self && chmod 0 t/a/b && chmod 500 t/a",
+                  scratch);
     ck_assert_int_eq(system(make), 0);
     /* far deeper than a path can be */
     cleanup_free char *top = xasprintf("%s/t", scratch);
@@ -208,8 +228,10 @@ static void add_to(struct archive *tar, const char *path, unsigned type, const c
     archive_entry_set_pathname(e, path);
     archive_entry_set_filetype(e, type);
     archive_entry_set_perm(e, 04700);
-    if (link && hard) archive_entry_set_hardlink(e, link);
-    else if (link) archive_entry_set_symlink(e, link);
+    if (link && hard)
+        archive_entry_set_hardlink(e, link);
+    else if (link)
+        archive_entry_set_symlink(e, link);
     bool content = type == AE_IFREG && !link;
     archive_entry_set_size(e, content ? 4 : 0);
     ck_assert_int_eq(archive_write_header(tar, e), ARCHIVE_OK);
@@ -261,10 +283,14 @@ END_TEST
 
 START_TEST(imports_what_is_sound) {
     static const struct member sound[] = {
-        {"./", AE_IFDIR, NULL, false},          {"./bin/tool", AE_IFREG, NULL, false},
-        {"bin/same", AE_IFREG, "bin/tool", true}, {"etc/hosts", AE_IFLNK, "/run/hosts", false},
-        {"dev/null", AE_IFCHR, NULL, false},    {"pipe", AE_IFIFO, NULL, false},
-        {"link", AE_IFLNK, "../../etc", false}, {"link", AE_IFREG, NULL, false},
+        {"./", AE_IFDIR, NULL, false},
+        {"./bin/tool", AE_IFREG, NULL, false},
+        {"bin/same", AE_IFREG, "bin/tool", true},
+        {"etc/hosts", AE_IFLNK, "/run/hosts", false},
+        {"dev/null", AE_IFCHR, NULL, false},
+        {"pipe", AE_IFIFO, NULL, false},
+        {"link", AE_IFLNK, "../../etc", false},
+        {"link", AE_IFREG, NULL, false},
     };
     struct error err = {0};
     ck_assert_msg(import_members(sound, sizeof sound / sizeof *sound, &err), "%s", err.message);
@@ -272,7 +298,8 @@ START_TEST(imports_what_is_sound) {
     cleanup_free char *found = rootfs_find(scratch, "img", &err);
     ck_assert_ptr_nonnull(found);
     cleanup_free char *tool = xasprintf("%s/bin/tool", found), *pipe = xasprintf("%s/pipe", found);
-    cleanup_free char *hosts = xasprintf("%s/etc/hosts", found), *passwd = xasprintf("grep -q ^sandbox: %s/etc/passwd", found);
+    cleanup_free char *hosts = xasprintf("%s/etc/hosts", found),
+                      *passwd = xasprintf("grep -q ^sandbox: %s/etc/passwd", found);
     struct stat st;
     ck_assert_int_eq(stat(tool, &st), 0);
     ck_assert_uint_eq(st.st_mode & 07777, 0755); /* readable, not set-user-id */

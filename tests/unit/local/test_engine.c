@@ -375,8 +375,8 @@ START_TEST(is_adopted_by_the_next_router) {
         open_backend(&f);
         create(&f, "lives", NULL);
         await_phase(&f, "lives", "Running");
-        cleanup_free char *out =
-            inside(&f, "lives", "(while :; do echo x >> /workspace/n; sleep 0.02; done) >/dev/null 2>&1 &");
+        expect_inside(&f, "lives", "(while :; do echo x >> /workspace/n; sleep 0.02; done) >/dev/null 2>&1 &",
+                      "");
         kill(getpid(), SIGKILL);
     }
     int status;

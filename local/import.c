@@ -281,9 +281,9 @@ bool rootfs_import(const char *state_dir, const char *name, const char *path, st
     cleanup_free char *fresh = xasprintf("%s/%s", images, unfinished);
     cleanup_free char *final = xasprintf("%s/%s", images, generation);
     if (!directory_make(fresh, err)) return false;
-    struct import im = {.top = open(fresh, O_PATH | O_DIRECTORY | O_CLOEXEC), .from_disk = S_ISDIR(st.st_mode)};
-    bool ok = im.top >= 0 &&
-              (im.from_disk ? unpack_directory(&im, path, err) : unpack_tar(&im, path, err)) &&
+    struct import im = {.top = open(fresh, O_PATH | O_DIRECTORY | O_CLOEXEC),
+                        .from_disk = S_ISDIR(st.st_mode)};
+    bool ok = im.top >= 0 && (im.from_disk ? unpack_directory(&im, path, err) : unpack_tar(&im, path, err)) &&
               complete(im.top, err);
     if (im.top >= 0) close(im.top);
     if (ok && rename(fresh, final) != 0) {

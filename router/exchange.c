@@ -337,9 +337,8 @@ static void log_access(struct exchange *x) {
     const char *agent = MHD_lookup_connection_value(x->connection, MHD_HEADER_KIND, "User-Agent");
     cleanup_free char *path = slice_dup(r->path);
     log_info("request", "method", r->method, "path", path, "status", log_int(x->status), "duration_ms",
-             log_milliseconds(uv_hrtime() - x->started_ns),
-             "request_id", r->request_id, "remote_addr", r->client_ip, "user_agent", agent ? agent : "",
-             NULL);
+             log_milliseconds(uv_hrtime() - x->started_ns), "request_id", r->request_id, "remote_addr",
+             r->client_ip, "user_agent", agent ? agent : "", NULL);
 }
 
 void exchange_completed(struct exchange *x, bool ok) {

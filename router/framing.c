@@ -74,7 +74,8 @@ static bool host_valid(struct slice v) {
             if (!isalnum((unsigned char)v.ptr[i]) && !strchr(":.", v.ptr[i])) return false;
         i++;
     } else {
-        while (i < v.len && (isalnum((unsigned char)v.ptr[i]) || strchr("-._~%!$&'()*+;=", v.ptr[i]))) i++;
+        while (i < v.len && (isalnum((unsigned char)v.ptr[i]) || strchr("-._~%!$&'()*+;=", v.ptr[i])))
+            i++;
     }
     if (i == v.len) return true;
     uint64_t port;

@@ -19,7 +19,7 @@
 
 /* From 1.0 on the library's strictness refuses much (lessons M4). Before, all that it refuses is a
  * missing Host, with a text of its own; router/framing.c does that in JSON. */
-#define LIBRARY_STRICTNESS     (MHD_VERSION >= 0x01000000 ? 1 : 0)
+#define LIBRARY_STRICTNESS      (MHD_VERSION >= 0x01000000 ? 1 : 0)
 #define CONNECTION_MEMORY       (64 * 1024)
 #define CONNECTION_IDLE_SECONDS 120
 #define CONNECTIONS_PER_LOOP    10000

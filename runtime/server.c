@@ -187,7 +187,9 @@ static int open_signals(void) {
 
 /* As process 1 only those outside of the sandbox may stop it: the kernel gives their pid as 0.
  * A signal that is blocked for a signalfd is not held off by the kernel's protection of process 1. */
-static bool from_outside(const struct signalfd_siginfo *info) { return getpid() != 1 || info->ssi_pid == 0; }
+static bool from_outside(const struct signalfd_siginfo *info) {
+    return getpid() != 1 || info->ssi_pid == 0;
+}
 
 static bool asked_to_stop(struct server *s) {
     struct signalfd_siginfo info;

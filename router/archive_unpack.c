@@ -65,7 +65,7 @@ struct archive_unpack {
     struct tar_guard *guard; /* of the tar inside a gzip */
     uint64_t entries, bytes;
     uint64_t size, left; /* of the open file */
-    bool file_open;
+    bool file_open, empty;
     char piece[65536];
 };
 
@@ -75,12 +75,24 @@ static bool bad_archive(struct archive_unpack *u, struct error *err) {
     return false;
 }
 
+/* A zip without entries is its end record alone, which libarchive does not recognise. */
+static bool zip_is_empty(int fd) {
+    static const char start[12] = {'P', 'K', 5, 6}; /* disks and counts are 0 */
+    char end[22];
+    struct stat st;
+    return fstat(fd, &st) == 0 && pread(fd, end, sizeof end, 0) == (ssize_t)sizeof end &&
+           memcmp(end, start, sizeof start) == 0 &&
+           st.st_size == (off_t)sizeof end + ((unsigned char)end[20] | (unsigned char)end[21] << 8);
+}
+
 struct archive_unpack *archive_unpack_new(enum archive_format format, int fd, struct error *err) {
     struct archive_unpack *u = xcalloc(1, sizeof *u);
     u->format = format;
     u->utf8 = newlocale(LC_CTYPE_MASK, "C.UTF-8", (locale_t)0);
     u->reader = archive_read_new();
     if (format == ARCHIVE_TAR_GZ) u->guard = tar_guard_new();
+    u->empty = format == ARCHIVE_ZIP && zip_is_empty(fd);
+    if (u->empty) return u;
     struct archive_entry *entry;
     bool ok = u->reader && u->utf8 && lseek(fd, 0, SEEK_SET) == 0;
     if (ok && format == ARCHIVE_ZIP)
@@ -185,6 +197,7 @@ static int unzip_more(struct archive_unpack *u, struct buffer *out, struct error
 }
 
 int archive_unpack_more(struct archive_unpack *u, struct buffer *out, struct error *err) {
+    if (u->empty) return tar_write_end(out) ? 0 : -1;
     locale_t before = uselocale(u->utf8);
     int rc = 1;
     while (rc == 1 && out->len < PIECE)

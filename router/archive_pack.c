@@ -29,6 +29,7 @@ static bool writer_failed(struct archive_pack *p, struct error *err) {
 /* libarchive's write callback. */
 static la_ssize_t take_output(struct archive *a, void *ctx, const void *data, size_t len) {
     struct archive_pack *p = ctx;
+    if (!p->out) return (la_ssize_t)len;
     return buffer_append(p->out, data, len) ? (la_ssize_t)len
                                             : (archive_set_error(a, EFBIG, "too large"), -1);
 }
@@ -126,9 +127,7 @@ struct archive_pack *archive_pack_new(enum archive_format format, struct error *
 
 void archive_pack_free(struct archive_pack *p) {
     if (!p) return;
-    /* The end that the library writes now goes nowhere. archive_write_fail() would keep it from writing,
-     * and from freeing its compressor too. */
-    p->out = &p->head;
+    /* Closes it first, which frees what its compressor holds; what is written then goes nowhere. */
     if (p->writer) archive_write_free(p->writer);
     buffer_free(&p->head);
     tar_reader_free(&p->reader);

@@ -39,6 +39,11 @@ static int64_t interval_seconds(const json_t *sandbox) {
     return quarter > 60 ? 60 : quarter;
 }
 
+uint64_t router_touch_interval_ms(const struct request *r) {
+    int64_t seconds = interval_seconds(r->sandbox->json);
+    return seconds > 0 ? (uint64_t)seconds * 1000 : 500;
+}
+
 void router_touch(struct request *r) {
     time_t last = 0;
     const json_t *sandbox = r->sandbox->json;

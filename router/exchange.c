@@ -115,11 +115,13 @@ static bool unrouted(struct exchange *x, const char *allow, struct error *err) {
     return false;
 }
 
+static bool method_valid(const char *method, struct error *err) {
+    if (http1_token_valid(slice_of(method))) return true;
+    error_set(err, 400, ERR_BAD_REQUEST, "the method holds a character that a method cannot hold");
+    return false;
+}
+
 static bool find_route(struct exchange *x, struct error *err) {
-    if (!http1_token_valid(slice_of(x->request.method))) {
-        error_set(err, 400, ERR_BAD_REQUEST, "the method holds a character that a method cannot hold");
-        return false;
-    }
     cleanup_buffer struct buffer allow = {0};
     x->request.route = route_match(x->request.method, x->request.path, &x->request.params, &allow);
     return x->request.route ? true : unrouted(x, buffer_cstr(&allow), err);
@@ -180,7 +182,8 @@ static void begin(struct exchange *x, const char *method, const char *version) {
     }
     r->body_length = x->framing.body_length;
     r->target = slice_of(x->target);
-    if (!target_parse(r->target, &x->path, &r->query, &err)) {
+    if (!method_valid(method, &err) || !target_parse(r->target, &x->path, &r->query, &err)) {
+        x->close_after = true; /* who sends this is not to be trusted with what follows */
         refuse(x, &err);
         return;
     }

@@ -27,7 +27,8 @@ struct exec {
     struct request *r;
     struct access_stream *stream;
     uv_timer_t heartbeat;
-    json_t *args; /* of the access operation */
+    uint64_t spoke_at; /* loop time of the last heartbeat to the client */
+    json_t *args;      /* of the access operation */
     struct buffer input;
     size_t input_sent;
     bool has_input, input_gone, started;
@@ -118,6 +119,9 @@ static void refuse(struct exec *e, const struct error *err) {
 
 static void on_heartbeat(uv_timer_t *timer) {
     struct exec *e = timer->data;
+    router_touch(e->r); /* a command that runs is use of the sandbox (W-19) */
+    if (uv_now(timer->loop) - e->spoke_at < HEARTBEAT_MS) return;
+    e->spoke_at = uv_now(timer->loop);
     begin(e);
     reply_stream_write(e->r, " ", 1);
 }
@@ -304,7 +308,10 @@ void exec_create(struct request *r) {
     exec_open(e, ACCESS_EXEC, &run_events);
     if (!e->stream) return;
     if (e->has_input) feed_input(e);
-    uv_timer_start(&e->heartbeat, on_heartbeat, HEARTBEAT_MS, HEARTBEAT_MS);
+    uint64_t tick = router_touch_interval_ms(r);
+    if (tick > HEARTBEAT_MS) tick = HEARTBEAT_MS;
+    e->spoke_at = uv_now(r->uv);
+    uv_timer_start(&e->heartbeat, on_heartbeat, tick, tick);
 }
 
 /* ---- GET: the outcome, then its output ---- */

@@ -309,8 +309,7 @@ json_t *spec_storage(const json_t *value, const char *field, struct error *err) 
                                         "snapshotOnStop", "shared",       NULL};
     cleanup_json json_t *out = json_object();
     char path[FIELD_MAX];
-    if (json_is_string(value) || json_is_number(value))
-        return put_size(out, value, field, err) ? steal_ptr(out) : NULL;
+    if (json_is_string(value)) return put_size(out, value, field, err) ? steal_ptr(out) : NULL;
     if (!json_is_object(value)) {
         error_set_field(err, field, "must be an object such as {\"size\": \"20Gi\"}");
         return NULL;

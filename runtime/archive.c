@@ -111,8 +111,9 @@ static bool pack_directory(struct packer *p, int fd, const char *prefix, int dep
 void archive_get(struct request *r) {
     cleanup_error struct error err = {0};
     cleanup_buffer struct buffer path = {0};
-    cleanup_close int fd =
-        path_from_query(r, &path, &err) ? path_open(path.data, O_RDONLY | O_DIRECTORY, 0, &err) : -1;
+    cleanup_close int fd = path_from_query(r, &path, &err)
+                               ? path_open(path.data, O_RDONLY | O_DIRECTORY | O_NOFOLLOW, 0, &err)
+                               : -1;
     if (fd < 0) {
         reply_error(r->conn, &err);
         return;

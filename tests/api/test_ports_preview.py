@@ -495,8 +495,12 @@ CUT = {
 @pytest.mark.parametrize("name", CUT)
 def test_I6_a_body_that_was_cut_is_never_whole(box, name):
     path = raw_server(box, 8600 + list(CUT).index(name), CUT[name])
-    with pytest.raises(httpx.RemoteProtocolError):
-        box.client.get(path + "/")
+    try:
+        answer = box.client.get(path + "/")
+    except httpx.RemoteProtocolError:
+        return
+    # known to be bad before anything was passed on
+    assert error_of(answer, 502)["code"] == "upstream_bad_answer"
 
 
 def test_S02_upgrade_that_is_refused_upstream(box, app):
@@ -538,7 +542,7 @@ def test_app_that_restarts(box):
     """A connection that was kept and is dead by now does not show."""
     path = box.server(APP.replace("8300", "8620"), 8620)
     assert box.client.get(path + "/").status_code == 200
-    box.run("pkill -f server-8620.py || kill $(grep -l server-8620 /proc/[0-9]*/cmdline 2>/dev/null | cut -d/ -f3 | grep -v $$) "
+    box.run("pkill -f "[s]erver-8620.py" || kill $(grep -l server-8620 /proc/[0-9]*/cmdline 2>/dev/null | cut -d/ -f3 | grep -v $$) "
             "2>/dev/null; sleep 0.3; true")
     box.server(APP.replace("8300", "8620"), 8620)
     assert box.client.get(path + "/").status_code == 200

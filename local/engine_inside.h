@@ -108,6 +108,9 @@ void adopt_all(struct engine *e);
  * reference, also on failure when it got that far). Error messages are meant for status.message. */
 bool start_sandbox(struct engine *e, struct entry *s, const struct object *sandbox, json_t **resolved,
                    struct error *err);
+/* Where control groups do not limit it: limits for process 1 and what it will start. To be called when its
+ * runtime is up, because a limit would also count what bubblewrap and its own start need. */
+bool limit_processes(struct engine *e, struct entry *s, const struct object *sandbox, struct error *err);
 /* Whether a failed start could succeed now: the template resolves, the image is there. */
 bool start_possible(struct engine *e, const struct object *sandbox);
 

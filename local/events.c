@@ -34,25 +34,25 @@ static bool older(time_t now, const json_t *event) {
     return rfc3339_parse(json_str_at(event, "lastTimestamp"), &at) && at + EVENTS_MAX_AGE_S < now;
 }
 
-/* One that has more than EVENTS_PER_SANDBOX younger ones of the same sandbox. */
-static bool superfluous(const struct object_list *all, size_t i) {
-    const char *uid = json_str_at(all->items[i]->json, "involvedObject.uid");
-    const char *at = json_str_at(all->items[i]->json, "lastTimestamp");
-    size_t younger = 0;
-    for (size_t k = 0; k < all->count && younger < EVENTS_PER_SANDBOX; k++) {
-        if (strcmp(json_str_at(all->items[k]->json, "involvedObject.uid"), uid) != 0) continue;
-        int order = strcmp(json_str_at(all->items[k]->json, "lastTimestamp"), at);
-        if (order > 0 || (order == 0 && k > i)) younger++;
-    }
-    return younger >= EVENTS_PER_SANDBOX;
+/* By sandbox, the youngest first. */
+static int by_sandbox_and_age(const void *a, const void *b) {
+    const json_t *x = (*(struct object *const *)a)->json, *y = (*(struct object *const *)b)->json;
+    int order = strcmp(json_str_at(x, "involvedObject.uid"), json_str_at(y, "involvedObject.uid"));
+    return order ? order : strcmp(json_str_at(y, "lastTimestamp"), json_str_at(x, "lastTimestamp"));
 }
 
 static void prune(struct events *e) {
     cleanup_object_list struct object_list all = e->store->ops->list(e->store, KIND_EVENT, NULL);
+    if (all.count > 1) qsort(all.items, all.count, sizeof *all.items, by_sandbox_and_age);
     time_t now = time(NULL);
+    const char *sandbox = "";
+    size_t younger = 0;
     for (size_t i = 0; i < all.count; i++) {
         const struct object *o = all.items[i];
-        if (older(now, o->json) || superfluous(&all, i))
+        const char *uid = json_str_at(o->json, "involvedObject.uid");
+        younger = strcmp(uid, sandbox) == 0 ? younger + 1 : 0;
+        sandbox = uid;
+        if (older(now, o->json) || younger >= EVENTS_PER_SANDBOX)
             e->store->ops->remove(e->store, KIND_EVENT, o->namespace, o->name, NULL, NULL);
     }
 }

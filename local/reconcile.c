@@ -223,6 +223,7 @@ static int64_t creating(struct engine *e, struct entry *s, const struct object *
     }
     cleanup_error struct error err = {0};
     if (!wait_ready(e, s, READY_TIMEOUT_MS, &err)) return not_ready(e, s, o, &err);
+    if (!limit_processes(e, s, o, &err)) return not_ready(e, s, o, &err);
     switch (first_run(e, s, o, &err)) {
     case FIRST_RUN_GOING: return PASS_NONE;
     case FIRST_RUN_FAILED: return not_ready(e, s, o, &err);

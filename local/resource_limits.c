@@ -69,14 +69,26 @@ bool limits_from_resources(const json_t *resources, int64_t machine_memory, stru
     return true;
 }
 
-bool limits_apply_to_process(pid_t pid, const struct limits *limits, struct error *err) {
-    /* RLIMIT_DATA and not RLIMIT_AS: several language runtimes reserve address space that they
-     * never use. Both count one process, not the sandbox: that takes cgroups. */
-    struct rlimit data = {(rlim_t)limits->memory_bytes, (rlim_t)limits->memory_bytes};
-    struct rlimit processes = {(rlim_t)limits->pids, (rlim_t)limits->pids};
-    if (prlimit(pid, RLIMIT_DATA, &data, NULL) != 0 || prlimit(pid, RLIMIT_NPROC, &processes, NULL) != 0) {
-        error_set_errno(err, errno, "limiting the processes of a sandbox");
-        return false;
+/* What the process has mapped for data, in bytes; 0 when that cannot be read. */
+static int64_t data_of(pid_t pid) {
+    char path[32], line[128];
+    long long kib = 0;
+    snprintf(path, sizeof path, "/proc/%d/status", (int)pid);
+    FILE *in = fopen(path, "re");
+    while (in && fgets(line, sizeof line, in) && sscanf(line, "VmData: %lld kB", &kib) != 1) {
     }
-    return true;
+    if (in) fclose(in);
+    return kib * 1024;
+}
+
+bool limits_apply_to_process(pid_t pid, const struct limits *limits, struct error *err) {
+    struct rlimit processes = {(rlim_t)limits->pids, (rlim_t)limits->pids};
+    int rc = prlimit(pid, RLIMIT_NPROC, &processes, NULL);
+    /* RLIMIT_DATA and not RLIMIT_AS: several language runtimes reserve address space that they
+     * never use. Both count one process, not the sandbox: that takes cgroups. A program that has more
+     * already (built with sanitizers) would only be broken by it. */
+    struct rlimit data = {(rlim_t)limits->memory_bytes, (rlim_t)limits->memory_bytes};
+    if (rc == 0 && data_of(pid) < limits->memory_bytes / 2) rc = prlimit(pid, RLIMIT_DATA, &data, NULL);
+    if (rc != 0) error_set_errno(err, errno, "limiting the processes of a sandbox");
+    return rc == 0;
 }

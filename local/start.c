@@ -186,10 +186,7 @@ static bool run(struct engine *e, struct entry *s, struct start *t, struct error
     s->record.monitor = launched.monitor;
     s->record.init = launched.init;
     s->pidfd = process_open(launched.init);
-    bool limited = true;
-    if (!e->cgroups.memory || !e->cgroups.pids)
-        limited = limits_apply_to_process(launched.init.pid, &t->limits, err);
-    if (s->pidfd >= 0 && limited && record_save(s->dir, &s->record, err)) return true;
+    if (s->pidfd >= 0 && record_save(s->dir, &s->record, err)) return true;
     if (s->pidfd < 0) {
         char log[300];
         launch_read_log(s->dir, log, sizeof log);
@@ -231,4 +228,13 @@ bool start_sandbox(struct engine *e, struct entry *s, const struct object *sandb
     }
     start_free(&t);
     return ok;
+}
+
+bool limit_processes(struct engine *e, struct entry *s, const struct object *sandbox, struct error *err) {
+    if (e->cgroups.memory && e->cgroups.pids) return true;
+    struct limits limits;
+    cleanup_json json_t *spec = template_resolve(e->store, sandbox->json, err);
+    return spec &&
+           limits_from_resources(json_object_get(spec, "resources"), e->machine_memory, &limits, err) &&
+           limits_apply_to_process(s->record.init.pid, &limits, err);
 }

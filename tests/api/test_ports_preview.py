@@ -542,7 +542,7 @@ def test_app_that_restarts(box):
     """A connection that was kept and is dead by now does not show."""
     path = box.server(APP.replace("8300", "8620"), 8620)
     assert box.client.get(path + "/").status_code == 200
-    box.run("pkill -f "[s]erver-8620.py" || kill $(grep -l server-8620 /proc/[0-9]*/cmdline 2>/dev/null | cut -d/ -f3 | grep -v $$) "
+    box.run("pkill -f '[s]erver-8620.py' || kill $(grep -l server-8620 /proc/[0-9]*/cmdline 2>/dev/null | cut -d/ -f3 | grep -v $$) "
             "2>/dev/null; sleep 0.3; true")
     box.server(APP.replace("8300", "8620"), 8620)
     assert box.client.get(path + "/").status_code == 200

@@ -22,6 +22,16 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#ifndef __has_feature
+#define __has_feature(x) 0
+#endif
+/* The runtime is then dynamic and reserves terabytes of addresses. */
+#if defined(__SANITIZE_ADDRESS__) || __has_feature(address_sanitizer)
+#define SANITIZED 1
+#else
+#define SANITIZED 0
+#endif
+
 #define UNUSED   __attribute__((unused))
 #define WAIT_MS  20000
 #define ORDINARY 54321 /* a user without an account */

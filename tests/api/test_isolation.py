@@ -154,7 +154,7 @@ DANGEROUS = {
     "init_module": "syscall(175, 0, 0, 0)", "add_key": "syscall(248, b'user', b'x', b'y', 1, -2)", "keyctl": "syscall(250, 0, -3, 0)",
     "ptrace init": "ptrace(16, 1, 0, 0)", "reboot": "syscall(169, 0, 0, 0)", "swapon": "swapon(b'/x', 0)", "acct": "acct(b'/x')",
     "clone user": "syscall(56, 0x10000011, 0, 0, 0, 0)", "userfaultfd": "syscall(323, 0)", "io_uring_setup": "syscall(425, 1, 0)",
-    "open_by_handle_at": "syscall(304, -100, 0, 0)", "settimeofday": "settimeofday(b'\\0' * 16, 0)", "personality": "syscall(135, 0x0040000)",
+    "open_by_handle_at": "syscall(304, -100, 0, 0)", "settimeofday": "settimeofday(b'\\0' * 16, 0)", "personality": "syscall(135, 0x400000)",
     "tiocsti": "ioctl(0, 0x5412, b'x')",
 }
 

@@ -13,6 +13,15 @@ struct runtime_address {
     char token[64];      /* bearer token, "" = none */
 };
 
+/* What the cluster says of a bearer token (authentication.k8s.io/v1 TokenReview). */
+struct token_review {
+    bool authenticated; /* false: the token is not one of this cluster's for these audiences */
+    char *username;     /* "system:serviceaccount:NS:NAME"; owned */
+    char *uid;
+    json_t *groups; /* array of strings */
+};
+void token_review_free(struct token_review *);
+
 struct backend {
     const char *name; /* "local", "kubernetes" */
     struct store *store;
@@ -21,6 +30,11 @@ struct backend {
      * default policy (contract/tutorial.md row 10: "maxCpu of the host"). */
     char default_max_cpu[32];
     char default_max_memory[32];
+    /* Asks who holds a bearer token; NULL where there are no service accounts. May wait: worker
+     * threads only. `audiences` is NULL-terminated; the answer counts only if it names one of them
+     * (lessons I34). False: 503 unavailable, nothing is known. */
+    bool (*review_token)(struct backend *, const char *token, const char *const *audiences,
+                         struct token_review *out, struct error *);
     /* Stops threads and frees everything; sandboxes go on running. */
     void (*close)(struct backend *);
 };

@@ -20,6 +20,10 @@ const struct resource_kind resource_kinds[KIND_COUNT] = {
     [KIND_CONFIG_MAP] = {"ConfigMap", "v1", "configmaps", true, false},
     [KIND_SERVICE] = {"Service", "v1", "services", true, false},
     [KIND_EVENT] = {"Event", "v1", "events", true, false},
+    [KIND_POD] = {"Pod", "v1", "pods", true, true},
+    [KIND_PERSISTENT_VOLUME_CLAIM] = {"PersistentVolumeClaim", "v1", "persistentvolumeclaims", true, true},
+    [KIND_NETWORK_POLICY] = {"NetworkPolicy", "networking.k8s.io/v1", "networkpolicies", true, false},
+    [KIND_INGRESS] = {"Ingress", "networking.k8s.io/v1", "ingresses", true, true},
 };
 
 struct object *object_new(enum kind kind, json_t *json, uint64_t generation) {

@@ -23,6 +23,10 @@ enum kind {
     KIND_CONFIG_MAP,               /* v1, namespaced: policies, preferences */
     KIND_SERVICE,                  /* v1, namespaced: port forwards */
     KIND_EVENT,                    /* v1, namespaced */
+    KIND_POD,                      /* v1, namespaced, has status; from here on: made by a controller */
+    KIND_PERSISTENT_VOLUME_CLAIM,  /* v1, namespaced, has status */
+    KIND_NETWORK_POLICY,           /* networking.k8s.io/v1, namespaced */
+    KIND_INGRESS,                  /* networking.k8s.io/v1, namespaced: port forwards with a DNS name */
     KIND_COUNT
 };
 

@@ -1,0 +1,26 @@
+/* Calls to a kube-apiserver that wait for their answer: JSON over libcurl with connections that
+ * are kept and used again. For worker threads, never for a loop. There is no throttle of our own
+ * (W-89): the apiserver's priority and fairness decides, and its 429 with Retry-After is obeyed. */
+#pragma once
+
+#include "common/error.h"
+#include "k8s/config.h"
+
+#include <jansson.h>
+
+struct k8s_client;
+/* Starts a thread that refreshes the credentials. `config` is borrowed. */
+struct k8s_client *k8s_client_new(struct k8s_config *config, struct error *err);
+void k8s_client_free(struct k8s_client *client);
+struct k8s_config *k8s_client_config(struct k8s_client *client);
+
+/* One call. `path` is "/api/v1/namespaces/x/pods/y?query", already percent-encoded. `content_type`
+ * NULL: application/json. `body` is borrowed, NULL for none. `*answer` (may be NULL) gets a new
+ * reference. Thread-safe.
+ *
+ * A Status answer becomes an error with the apiserver's own message: 404 not_found, 409 already_exists
+ * or conflict (by reason), 403 kubernetes_forbidden (says which verb and resource), 400 or 422 as 400
+ * admission_rejected, 403 quota as 403 quota_exceeded, 429 and 5xx and no answer at all as 503 unavailable
+ * with retry_after. A 401 refreshes the credentials and tries once more. */
+bool k8s_call(struct k8s_client *client, const char *method, const char *path, const char *content_type,
+              const json_t *body, json_t **answer, struct error *err);

@@ -93,6 +93,30 @@ struct access_events {
  *   416 range_not_satisfiable, 409 exec_id_reused, 404 exec_not_found, 429 too_many_execs,
  *   502 port_closed (nothing listens), 400 bad_archive, 413 archive_too_large */
 
+/* ---- For transports: what stands behind the functions below ---- */
+
+/* The first member of a transport's own structure. `open` keeps the promises of access_open and
+ * gives a stream whose first member is a struct access_stream; a transport may hand an operation to
+ * another one and return that one's stream. */
+struct access {
+    struct access_stream *(*open)(struct access *access, uv_loop_t *loop, struct object *sandbox,
+                                  enum access_op op, const json_t *args, const struct access_events *events,
+                                  void *ctx, struct error *err);
+};
+struct access_stream_ops {
+    size_t (*write)(struct access_stream *, const char *data, size_t len);
+    void (*finish)(struct access_stream *);
+    void (*pause)(struct access_stream *);
+    void (*resume)(struct access_stream *);
+    int (*take_fd)(struct access_stream *); /* NULL: never gives a descriptor */
+    void (*close)(struct access_stream *);
+};
+struct access_stream {
+    const struct access_stream_ops *ops;
+};
+
+/* ---- For users ---- */
+
 /* Opens a stream to the sandbox (a KIND_SANDBOX object) or returns NULL with err (not
  * running, bad arguments). `args` is borrowed. */
 struct access_stream *access_open(struct access *access, uv_loop_t *loop, struct object *sandbox,

@@ -22,25 +22,16 @@
 #define EXEC_GRACE_MS      15000 /* past the command's own timeout: TERM, KILL, drain */
 #define READS_PER_TURN     8     /* then other streams of the loop have their turn */
 
-struct access {
+struct runtime_access {
+    struct access base;
     runtime_locate_fn *locate;
     void *ctx;
 };
 
-struct access *runtime_access_new(runtime_locate_fn *locate, void *ctx) {
-    struct access *a = xcalloc(1, sizeof *a);
-    *a = (struct access){locate, ctx};
-    return a;
-}
-
-void runtime_access_free(struct access *a) {
-    free(a);
-}
-
 /* ---- Ends ---- */
 
 static void on_handle_closed(uv_handle_t *handle) {
-    struct access_stream *s = handle->data;
+    struct runtime_stream *s = handle->data;
     if (--s->handles > 0) return;
     buffer_free(&s->request);
     buffer_free(&s->json);
@@ -50,7 +41,7 @@ static void on_handle_closed(uv_handle_t *handle) {
     free(s);
 }
 
-void stream_stop(struct access_stream *s) {
+void stream_stop(struct runtime_stream *s) {
     /* Closed before the descriptor: libuv forgets a poll handle by the descriptor's number, which
      * another stream may have by the time this one is closed. */
     if (s->polling) uv_close((uv_handle_t *)&s->poll, on_handle_closed);
@@ -64,13 +55,13 @@ void stream_stop(struct access_stream *s) {
     s->state = STREAM_DONE;
 }
 
-void stream_fail(struct access_stream *s, const struct error *err) {
+void stream_fail(struct runtime_stream *s, const struct error *err) {
     if (stream_over(s)) return;
     stream_stop(s);
     if (s->events.on_error) s->events.on_error(s->ctx, err);
 }
 
-void stream_fail_with(struct access_stream *s, int status, const char *code, const char *fmt, ...) {
+void stream_fail_with(struct runtime_stream *s, int status, const char *code, const char *fmt, ...) {
     cleanup_error struct error err = {0};
     va_list ap;
     va_start(ap, fmt);
@@ -81,7 +72,7 @@ void stream_fail_with(struct access_stream *s, int status, const char *code, con
     stream_fail(s, &err);
 }
 
-void stream_succeed(struct access_stream *s, json_t *result) {
+void stream_succeed(struct runtime_stream *s, json_t *result) {
     cleanup_json json_t *owned = result ? result : json_object();
     stream_stop(s);
     if (s->events.on_end) s->events.on_end(s->ctx, owned);
@@ -91,12 +82,12 @@ void stream_succeed(struct access_stream *s, json_t *result) {
 
 static void on_timer(uv_timer_t *timer);
 
-static bool output_pending(const struct access_stream *s) {
+static bool output_pending(const struct runtime_stream *s) {
     return !s->send_off && (s->request_sent < s->request.len || s->out_start < s->out_end);
 }
 
 /* How long the present state may last without progress; 0 = as long as it likes. */
-static uint64_t patience_ms(const struct access_stream *s) {
+static uint64_t patience_ms(const struct runtime_stream *s) {
     switch (s->state) {
     case STREAM_CONNECTING: return CONNECT_TIMEOUT_MS;
     case STREAM_HEAD: {
@@ -115,7 +106,7 @@ static uint64_t patience_ms(const struct access_stream *s) {
 }
 
 /* Starts the patience anew: at a change of state and with each progress that counts. */
-void stream_rearm(struct access_stream *s) {
+void stream_rearm(struct runtime_stream *s) {
     if (stream_over(s)) return;
     uint64_t ms = patience_ms(s), now = uv_now(s->loop);
     if (s->hard_until) {
@@ -129,7 +120,7 @@ void stream_rearm(struct access_stream *s) {
 }
 
 static void on_timer(uv_timer_t *timer) {
-    struct access_stream *s = timer->data;
+    struct runtime_stream *s = timer->data;
     if (s->hard_until && uv_now(s->loop) >= s->hard_until)
         stream_fail_with(s, 504, ERR_SANDBOX_TIMEOUT,
                          "the sandbox did not end the command after its timeout");
@@ -142,7 +133,7 @@ static void on_timer(uv_timer_t *timer) {
 
 /* ---- Output ---- */
 
-static ssize_t send_some(struct access_stream *s, const char *data, size_t len) {
+static ssize_t send_some(struct runtime_stream *s, const char *data, size_t len) {
     ssize_t n;
     do
         n = send(s->fd, data, len, MSG_NOSIGNAL | MSG_DONTWAIT);
@@ -152,7 +143,7 @@ static ssize_t send_some(struct access_stream *s, const char *data, size_t len) 
     return n;
 }
 
-static void flush_output(struct access_stream *s) {
+static void flush_output(struct runtime_stream *s) {
     if (s->state == STREAM_CONNECTING || s->state == STREAM_DONE) return;
     bool moved = false;
     while (output_pending(s)) {
@@ -176,7 +167,7 @@ static void flush_output(struct access_stream *s) {
 }
 
 /* Whether a user who waits for room can be told that there is some. */
-static bool writer_can_go_on(const struct access_stream *s) {
+static bool writer_can_go_on(const struct runtime_stream *s) {
     if (!s->want_writable || stream_over(s)) return false;
     if (s->send_off) return true;
     if (s->finished) return s->state != STREAM_CONNECTING && !output_pending(s);
@@ -184,7 +175,7 @@ static bool writer_can_go_on(const struct access_stream *s) {
            (s->op != ACCESS_EXEC || s->credit > 0);
 }
 
-void stream_tell_writable(struct access_stream *s) {
+void stream_tell_writable(struct runtime_stream *s) {
     if (!writer_can_go_on(s)) return;
     s->want_writable = false;
     if (s->events.on_writable) s->events.on_writable(s->ctx);
@@ -194,7 +185,7 @@ void stream_tell_writable(struct access_stream *s) {
 
 static void on_poll(uv_poll_t *poll, int status, int events);
 
-static void update_interest(struct access_stream *s) {
+static void update_interest(struct runtime_stream *s) {
     if (stream_over(s) || !s->polling) return;
     int events = 0;
     if (s->state == STREAM_CONNECTING || output_pending(s) || writer_can_go_on(s)) events |= UV_WRITABLE;
@@ -206,7 +197,7 @@ static void update_interest(struct access_stream *s) {
         uv_poll_stop(&s->poll);
 }
 
-static bool connected(struct access_stream *s) {
+static bool connected(struct runtime_stream *s) {
     int errnum = 0;
     socklen_t len = sizeof errnum;
     if (getsockopt(s->fd, SOL_SOCKET, SO_ERROR, &errnum, &len) != 0) errnum = errno;
@@ -220,7 +211,7 @@ static bool connected(struct access_stream *s) {
 }
 
 static void on_poll(uv_poll_t *poll, int status, int events) {
-    struct access_stream *s = poll->data;
+    struct runtime_stream *s = poll->data;
     /* libuv reports a reset as an error; what came before it can still be read. */
     if (status < 0) events = UV_READABLE | UV_WRITABLE;
     if (s->state == STREAM_CONNECTING && !connected(s)) return;
@@ -239,18 +230,18 @@ static void on_poll(uv_poll_t *poll, int status, int events) {
 
 static void on_kick(uv_timer_t *timer);
 
-static void kick(struct access_stream *s, uint64_t ms) {
+static void kick(struct runtime_stream *s, uint64_t ms) {
     uv_timer_start(&s->kick, on_kick, ms, 0);
 }
 
 /* For a failure found within a call of the user: raised from the loop. */
-static void fail_later(struct access_stream *s, int status, const char *code, const char *text) {
+static void fail_later(struct runtime_stream *s, int status, const char *code, const char *text) {
     if (s->deferred.status) return;
     error_set(&s->deferred, status, code, "%s", text);
     kick(s, 0);
 }
 
-static bool start_connection(struct access_stream *s, struct error *err) {
+static bool start_connection(struct runtime_stream *s, struct error *err) {
     bool again;
     s->fd = runtime_socket_connect(&s->address, &again, err);
     if (s->fd < 0 && again) {
@@ -270,7 +261,7 @@ static bool start_connection(struct access_stream *s, struct error *err) {
 }
 
 static void on_kick(uv_timer_t *timer) {
-    struct access_stream *s = timer->data;
+    struct runtime_stream *s = timer->data;
     if (stream_over(s)) return;
     if (s->deferred.status) {
         stream_fail(s, &s->deferred);
@@ -288,48 +279,21 @@ static void on_kick(uv_timer_t *timer) {
 
 /* ---- The interface ---- */
 
-void access_close(struct access_stream *s) {
-    if (!s || s->closed) return;
+static struct runtime_stream *stream_of(struct access_stream *s) {
+    return (struct runtime_stream *)s;
+}
+
+static void stream_close(struct access_stream *stream) {
+    struct runtime_stream *s = stream_of(stream);
+    if (s->closed) return;
     stream_stop(s);
     s->closed = true;
     uv_close((uv_handle_t *)&s->timer, on_handle_closed);
     uv_close((uv_handle_t *)&s->kick, on_handle_closed);
 }
 
-struct access_stream *access_open(struct access *access, uv_loop_t *loop, struct object *sandbox,
-                                  enum access_op op, const json_t *args, const struct access_events *events,
-                                  void *ctx, struct error *err) {
-    struct runtime_address address = {0};
-    if (!access->locate(access->ctx, sandbox, &address, err)) return NULL;
-    cleanup_buffer struct buffer request = {0};
-    if (!wire_request(op, args, &address, &request, err)) return NULL;
-
-    struct access_stream *s = xcalloc(1, sizeof *s);
-    *s = (struct access_stream){.loop = loop, .op = op, .row = wire_op(op), .events = *events, .ctx = ctx};
-    s->args = json_copy((json_t *)args);
-    s->address = address;
-    s->fd = s->passed_fd = -1;
-    s->with_fd = s->row->pass_fd && address.unix_path[0];
-    s->credit = FRAME_INITIAL_CREDIT;
-    const json_t *size = json_object_get(args, "size");
-    s->has_size = s->row->body && json_is_integer(size);
-    s->declared = s->has_size ? (uint64_t)json_integer_value(size) : 0;
-    s->request.data = buffer_steal(&request, &s->request.len);
-    json_int_t timeout = json_integer_value(json_object_get(args, "timeoutMs"));
-    if (op == ACCESS_EXEC && timeout > 0) s->hard_until = uv_now(loop) + (uint64_t)timeout + EXEC_GRACE_MS;
-    uv_timer_init(loop, &s->timer);
-    uv_timer_init(loop, &s->kick);
-    s->timer.data = s->kick.data = s;
-    s->handles = 2;
-    if (!start_connection(s, err)) {
-        access_close(s);
-        return NULL;
-    }
-    stream_rearm(s);
-    return s;
-}
-
-size_t access_write(struct access_stream *s, const char *data, size_t len) {
+static size_t stream_write(struct access_stream *stream, const char *data, size_t len) {
+    struct runtime_stream *s = stream_of(stream);
     if (stream_over(s) || s->send_off) return len;
     if (s->has_size && len > s->declared - s->written) {
         fail_later(s, 400, ERR_BAD_REQUEST, "the input is longer than was declared");
@@ -365,7 +329,8 @@ size_t access_write(struct access_stream *s, const char *data, size_t len) {
     return n;
 }
 
-void access_finish(struct access_stream *s) {
+static void stream_finish(struct access_stream *stream) {
+    struct runtime_stream *s = stream_of(stream);
     if (stream_over(s) || s->finished) return;
     if (s->has_size && s->written != s->declared && !s->send_off) {
         fail_later(s, 400, ERR_BAD_REQUEST, "the input ended before its declared length");
@@ -388,21 +353,76 @@ void access_finish(struct access_stream *s) {
     update_interest(s);
 }
 
-void access_pause(struct access_stream *s) {
+static void stream_pause(struct access_stream *stream) {
+    struct runtime_stream *s = stream_of(stream);
     if (stream_over(s) || s->paused) return;
     s->paused = true;
     stream_rearm(s);
     update_interest(s);
 }
 
-void access_resume(struct access_stream *s) {
+static void stream_resume(struct access_stream *stream) {
+    struct runtime_stream *s = stream_of(stream);
     if (stream_over(s) || !s->paused) return;
     s->paused = false;
     stream_rearm(s);
     kick(s, 0);
 }
 
-int access_take_fd(struct access_stream *s) {
+static int stream_take_fd(struct access_stream *stream) {
+    struct runtime_stream *s = stream_of(stream);
     s->answer.file.fd = -1;
     return steal_fd(s->passed_fd);
+}
+
+static const struct access_stream_ops stream_ops = {.write = stream_write,
+                                                    .finish = stream_finish,
+                                                    .pause = stream_pause,
+                                                    .resume = stream_resume,
+                                                    .take_fd = stream_take_fd,
+                                                    .close = stream_close};
+
+static struct access_stream *stream_open(struct access *access, uv_loop_t *loop, struct object *sandbox,
+                                         enum access_op op, const json_t *args,
+                                         const struct access_events *events, void *ctx, struct error *err) {
+    struct runtime_access *a = (struct runtime_access *)access;
+    struct runtime_address address = {0};
+    if (!a->locate(a->ctx, sandbox, &address, err)) return NULL;
+    cleanup_buffer struct buffer request = {0};
+    if (!wire_request(op, args, &address, &request, err)) return NULL;
+
+    struct runtime_stream *s = xcalloc(1, sizeof *s);
+    *s = (struct runtime_stream){
+        .base.ops = &stream_ops, .loop = loop, .op = op, .row = wire_op(op), .events = *events, .ctx = ctx};
+    s->args = json_copy((json_t *)args);
+    s->address = address;
+    s->fd = s->passed_fd = -1;
+    s->with_fd = s->row->pass_fd && address.unix_path[0];
+    s->credit = FRAME_INITIAL_CREDIT;
+    const json_t *size = json_object_get(args, "size");
+    s->has_size = s->row->body && json_is_integer(size);
+    s->declared = s->has_size ? (uint64_t)json_integer_value(size) : 0;
+    s->request.data = buffer_steal(&request, &s->request.len);
+    json_int_t timeout = json_integer_value(json_object_get(args, "timeoutMs"));
+    if (op == ACCESS_EXEC && timeout > 0) s->hard_until = uv_now(loop) + (uint64_t)timeout + EXEC_GRACE_MS;
+    uv_timer_init(loop, &s->timer);
+    uv_timer_init(loop, &s->kick);
+    s->timer.data = s->kick.data = s;
+    s->handles = 2;
+    if (!start_connection(s, err)) {
+        stream_close(&s->base);
+        return NULL;
+    }
+    stream_rearm(s);
+    return &s->base;
+}
+
+struct access *runtime_access_new(runtime_locate_fn *locate, void *ctx) {
+    struct runtime_access *a = xcalloc(1, sizeof *a);
+    *a = (struct runtime_access){{stream_open}, locate, ctx};
+    return &a->base;
+}
+
+void runtime_access_free(struct access *a) {
+    free(a);
 }

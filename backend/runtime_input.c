@@ -8,7 +8,7 @@
 
 #define MAX_INTERIM_HEADS 8
 
-static void fail_ended(struct access_stream *s) {
+static void fail_ended(struct runtime_stream *s) {
     if (s->op == ACCESS_EXEC && s->state == STREAM_BODY)
         stream_fail_with(s, 502, ERR_EXEC_OUTCOME_UNKNOWN,
                          "the connection to the sandbox ended before the command's outcome came; the command "
@@ -18,13 +18,13 @@ static void fail_ended(struct access_stream *s) {
                          "the sandbox's runtime ended before its answer was complete");
 }
 
-static void take_bytes(struct access_stream *s, int channel, size_t len) {
+static void take_bytes(struct runtime_stream *s, int channel, size_t len) {
     const char *data = s->in + s->in_start;
     s->in_start += len;
     if (s->events.on_data && len) s->events.on_data(s->ctx, channel, data, len);
 }
 
-static void finish_body(struct access_stream *s) {
+static void finish_body(struct runtime_stream *s) {
     cleanup_error struct error err = {0};
     if (s->answer.next == WIRE_ERROR) {
         wire_error(s->answer.status, buffer_slice(&s->json), &err);
@@ -41,7 +41,7 @@ static void finish_body(struct access_stream *s) {
 }
 
 /* One piece of the body. False: more bytes are needed first, or the stream has ended. */
-static bool step_body(struct access_stream *s) {
+static bool step_body(struct runtime_stream *s) {
     size_t have = s->in_end - s->in_start, used = 0;
     struct slice piece = {0};
     int ended = 0;
@@ -91,7 +91,7 @@ static bool step_body(struct access_stream *s) {
     return used > 0;
 }
 
-static void end_frame(struct access_stream *s, struct slice payload) {
+static void end_frame(struct runtime_stream *s, struct slice payload) {
     cleanup_error struct error err = {0};
     if (s->frame.type == FRAME_OUTCOME) {
         json_t *outcome = wire_outcome(payload, json_string_value(json_object_get(s->args, "id")), &err);
@@ -113,7 +113,7 @@ static void end_frame(struct access_stream *s, struct slice payload) {
 }
 
 /* One frame, or a part of one that carries output. */
-static bool step_frame(struct access_stream *s) {
+static bool step_frame(struct runtime_stream *s) {
     struct slice in = {s->in + s->in_start, s->in_end - s->in_start};
     if (!s->in_frame) {
         int got = frame_get_header(in, &s->frame);
@@ -148,7 +148,7 @@ static bool step_frame(struct access_stream *s) {
 }
 
 /* Acts on the head of the answer. */
-static void begin_body(struct access_stream *s) {
+static void begin_body(struct runtime_stream *s) {
     s->state = STREAM_BODY;
     switch (s->answer.next) {
     case WIRE_ERROR:
@@ -188,7 +188,7 @@ static void begin_body(struct access_stream *s) {
     stream_rearm(s);
 }
 
-static bool step_head(struct access_stream *s) {
+static bool step_head(struct runtime_stream *s) {
     cleanup_error struct error err = {0};
     struct http1_head head;
     struct slice in = {s->in + s->in_start, s->in_end - s->in_start};
@@ -226,7 +226,7 @@ static bool step_head(struct access_stream *s) {
 }
 
 /* Acts on what has been read, as far as it goes. */
-void stream_process(struct access_stream *s) {
+void stream_process(struct runtime_stream *s) {
     bool more = true;
     while (more && !stream_over(s) && (s->state == STREAM_HEAD || !s->paused)) {
         if (s->state == STREAM_HEAD)
@@ -241,7 +241,7 @@ void stream_process(struct access_stream *s) {
 }
 
 /* The connection itself becomes the stream: nothing behind the head may be taken from it. */
-static ssize_t receive_head_only(struct access_stream *s, size_t room) {
+static ssize_t receive_head_only(struct runtime_stream *s, size_t room) {
     char *at = s->in + s->in_end;
     ssize_t n = recv(s->fd, at, room, MSG_PEEK | MSG_DONTWAIT);
     if (n <= 0) return n;
@@ -254,7 +254,7 @@ static ssize_t receive_head_only(struct access_stream *s, size_t room) {
 }
 
 /* False: nothing more to read now. */
-bool stream_receive(struct access_stream *s) {
+bool stream_receive(struct runtime_stream *s) {
     if (s->in_start == s->in_end) s->in_start = s->in_end = 0;
     if (s->in_start && s->in_end > STREAM_IN_CAP / 2) {
         memmove(s->in, s->in + s->in_start, s->in_end - s->in_start);

@@ -11,7 +11,8 @@
 
 enum stream_state { STREAM_CONNECTING, STREAM_HEAD, STREAM_BODY, STREAM_DONE };
 
-struct access_stream {
+struct runtime_stream {
+    struct access_stream base;
     uv_loop_t *loop;
     enum access_op op;
     const struct wire_op *row;
@@ -55,19 +56,19 @@ struct access_stream {
 };
 
 /* No event may follow: asked after every event, which may have closed the stream. */
-static inline bool stream_over(const struct access_stream *s) {
+static inline bool stream_over(const struct runtime_stream *s) {
     return s->closed || s->state == STREAM_DONE;
 }
 
 /* runtime_access.c */
-void stream_stop(struct access_stream *s); /* ends all input and output; then one last event may be given */
-void stream_fail(struct access_stream *s, const struct error *err);
-void stream_fail_with(struct access_stream *s, int status, const char *code, const char *fmt, ...)
+void stream_stop(struct runtime_stream *s); /* ends all input and output; then one last event may be given */
+void stream_fail(struct runtime_stream *s, const struct error *err);
+void stream_fail_with(struct runtime_stream *s, int status, const char *code, const char *fmt, ...)
     __attribute__((format(printf, 4, 5)));
-void stream_succeed(struct access_stream *s, json_t *result); /* takes `result`; NULL = {} */
-void stream_rearm(struct access_stream *s);                   /* starts the state's patience anew */
-void stream_tell_writable(struct access_stream *s);
+void stream_succeed(struct runtime_stream *s, json_t *result); /* takes `result`; NULL = {} */
+void stream_rearm(struct runtime_stream *s);                   /* starts the state's patience anew */
+void stream_tell_writable(struct runtime_stream *s);
 
 /* runtime_input.c */
-bool stream_receive(struct access_stream *s); /* false: nothing more to read now */
-void stream_process(struct access_stream *s); /* acts on what has been read, as far as it goes */
+bool stream_receive(struct runtime_stream *s); /* false: nothing more to read now */
+void stream_process(struct runtime_stream *s); /* acts on what has been read, as far as it goes */

@@ -1,16 +1,12 @@
 /* Sandboxes as a resource: list, create, get, change, delete. (http-api.md 2.3 to 2.5) */
-#include "backend/templates.h"
 #include "common/log.h"
-#include "common/secret.h"
-#include "common/text.h"
-#include "router/exec_args.h"
 #include "router/handlers.h"
 #include "router/keys.h"
 #include "router/policy.h"
 #include "router/router.h"
+#include "router/sandbox_create.h"
 #include "router/sandbox_list.h"
 #include "router/sandbox_lookup.h"
-#include "router/sandbox_spec.h"
 #include "router/sandbox_view.h"
 
 #include <string.h>
@@ -46,178 +42,40 @@ void sandbox_get(struct request *r) {
 
 /* ---- create ---- */
 
-/* The template that a request means; `*kind` is what is stored (W-18). NULL: there is none, which is
- * no error (http-api.md 2.4). */
-static struct object *find_template(struct store *store, const struct sandbox_request *q,
-                                    const char *namespace, const char **kind) {
-    const char *in = q->template_namespace ? q->template_namespace : namespace;
-    bool either = q->template_kind == NULL;
-    struct object *found = NULL;
-    if (either || strcmp(q->template_kind, "ClusterSandboxTemplate") == 0) {
-        *kind = "ClusterSandboxTemplate";
-        found = store->ops->get(store, KIND_CLUSTER_SANDBOX_TEMPLATE, "", q->template_name);
-        if (found || !either) return found;
-    }
-    found = store->ops->get(store, KIND_SANDBOX_TEMPLATE, in, q->template_name);
-    if (found || !either) *kind = "SandboxTemplate";
-    return found;
-}
-
-static struct policy_usage count_usage(struct store *store, const char *namespace, const char *sub) {
-    struct policy_usage usage = {0};
-    cleanup_object_list struct object_list all = store->ops->list(store, KIND_SANDBOX, namespace);
-    for (size_t i = 0; i < all.count; i++) {
-        const struct sandbox_view *v = sandbox_view_get(all.items[i]);
-        if (strcmp(v->status, "Deleting") == 0 || strcmp(v->status, "Error") == 0) continue;
-        usage.total++;
-        if (v->owner[0] && strcmp(v->owner, sub) == 0) usage.of_user++;
-        if (strcmp(json_str_at(all.items[i]->json, "spec.mode"), "agent") == 0) usage.agents++;
-    }
-    return usage;
-}
-
-/* An Idempotency-Key as it is kept: hashed with the caller, so that keys of two callers never meet. */
-struct replay {
-    char key[SHA256_HEX_LEN + 1];
-    char digest[SHA256_HEX_LEN + 1];
-};
-
-static bool replay_read(struct request *r, struct replay *out, bool *given, struct error *err) {
-    const char *key = request_header(r, "Idempotency-Key");
-    *given = key != NULL;
-    if (!key) return true;
-    if (!idempotency_key_valid(key)) {
-        error_set(err, 400, ERR_BAD_REQUEST, "Idempotency-Key must be 1 to 255 visible ASCII characters");
-        return false;
-    }
-    cleanup_buffer struct buffer text = {0};
-    buffer_append(&text, r->identity.sub, strlen(r->identity.sub) + 1);
-    buffer_append_str(&text, key);
-    sha256_hex(buffer_slice(&text), out->key);
-    cleanup_free char *body = json_dumps(r->body, JSON_COMPACT | JSON_SORT_KEYS);
-    sha256_hex(slice_of(body ? body : ""), out->digest);
-    return true;
-}
-
 static void reply_created(struct request *r, const struct object *sandbox, bool replayed) {
     if (replayed) reply_header(r, "Idempotency-Replayed", "true");
     reply_json(r, 201, sandbox_created_json(sandbox->json));
 }
 
-/* Answers if the sandbox was made with this key; false: it was not. */
-static bool answer_replay(struct request *r, const struct object *sandbox, const struct replay *replay) {
-    if (strcmp(sandbox_annotation(sandbox->json, ANNOTATION_REPLAY_KEY), replay->key) != 0) return false;
-    if (sandbox_is_deleting(sandbox->json)) return false;
-    if (strcmp(sandbox_annotation(sandbox->json, ANNOTATION_REPLAY_DIGEST), replay->digest) == 0) {
-        reply_created(r, sandbox, true);
-        return true;
-    }
-    cleanup_error struct error err = {0};
-    error_set(&err, 409, "idempotency_key_reused",
-              "this Idempotency-Key was used with another body, for sandbox %s; use a new key",
-              sandbox->name);
-    reply_error(r, &err);
-    return true;
-}
-
-static bool replayed_before(struct request *r, struct store *store, const struct replay *replay) {
-    cleanup_object_list struct object_list all = store->ops->list(store, KIND_SANDBOX, NULL);
-    for (size_t i = 0; i < all.count; i++) {
-        if (strcmp(sandbox_view_get(all.items[i])->replay_key, replay->key) != 0) continue;
-        if (answer_replay(r, all.items[i], replay)) return true;
-    }
-    return false;
-}
-
-/* Somebody has the name: a retry of this very request, or a conflict. */
-static void answer_name_taken(struct request *r, const char *namespace, const char *name,
-                              const struct replay *replay, struct error *err) {
-    struct store *store = r->backend->store;
-    cleanup_object struct object *there = store->ops->get(store, KIND_SANDBOX, namespace, name);
-    if (there && replay && answer_replay(r, there, replay)) return;
-    if (there && sandbox_is_deleting(there->json)) {
-        error_set(err, 409, ERR_ALREADY_EXISTS, "sandbox %s is being deleted; retry", name);
-        err->retry_after = 1;
-    } else {
-        error_set(err, 409, ERR_ALREADY_EXISTS, "sandbox %s already exists in namespace %s", name, namespace);
-    }
-    reply_error(r, err);
-}
-
-static bool namespace_permitted(struct request *r, const char *namespace, struct error *err) {
-    const struct config *config = r->router->config;
-    if (sandbox_namespace_allowed(&r->identity, namespace, install_namespace(config),
-                                  sandbox_namespace(config)))
-        return true;
-    error_set(err, 403, "namespace_not_allowed", "namespace %s is reserved for the platform", namespace);
-    return false;
-}
-
-/* The whole check of a request: the object to create, or NULL with err. */
-static json_t *checked_object(struct request *r, const struct sandbox_request *q, const char *namespace,
-                              struct error *err) {
-    struct store *store = r->backend->store;
-    if (!namespace_permitted(r, namespace, err)) return NULL;
-    if (q->template_namespace && strcmp(q->template_namespace, namespace) != 0 &&
-        !namespace_permitted(r, q->template_namespace, err))
-        return NULL;
-    const char *kind = NULL;
-    cleanup_object struct object *template = find_template(store, q, namespace, &kind);
-    const char *mode = template ? json_str_at(template->json, "spec.mode") : "";
-    cleanup_json json_t *object = sandbox_request_object(q, namespace, kind, mode, &r->identity);
-    json_t *spec = json_object_get(object, "spec");
-
-    struct policy policy = policy_default(r->backend);
-    bool counted =
-        policy.max_sandboxes_total > 0 || policy.max_sandboxes_per_user > 0 || policy.max_agent_sandboxes > 0;
-    struct policy_usage usage = {0};
-    if (counted) usage = count_usage(store, namespace, r->identity.sub);
-    json_t *violations = policy_evaluate(&policy, spec, &usage, POLICY_RULES_CREATE);
-    if (violations) {
-        policy_error(err, violations);
-        return NULL;
-    }
-    if (template) {
-        /* A template that does not resolve shows when the sandbox starts (2.4). */
-        cleanup_json json_t *resolved = template_resolve(store, object, NULL);
-        if (resolved) sandbox_spec_inherit(spec, resolved);
-    }
-    return steal_ptr(object);
-}
-
 void sandboxes_create(struct request *r) {
     cleanup_error struct error err = {0};
     cleanup_sandbox_request struct sandbox_request q = {0};
-    struct store *store = r->backend->store;
     struct replay replay;
-    bool replayable = false;
+    bool replayable = false, replayed = false;
     if (!sandbox_request_parse(r->body, &q, &err) || !replay_read(r, &replay, &replayable, &err)) {
         reply_error(r, &err);
         return;
     }
-    if (replayable && replayed_before(r, store, &replay)) return;
-
-    const char *namespace = q.namespace ? q.namespace : sandbox_namespace(r->router->config);
-    cleanup_json json_t *object = checked_object(r, &q, namespace, &err);
-    if (!object) {
+    cleanup_object struct object *before = replayable ? replay_find(r->backend->store, &replay) : NULL;
+    if (before && replay_match(before, &replay) == REPLAY_SAME) {
+        reply_created(r, before, true);
+        return;
+    }
+    if (before) {
+        replay_conflict(before, &err);
         reply_error(r, &err);
         return;
     }
-    if (replayable) {
-        json_object_set_new(json_object_get(object, "metadata"), "annotations",
-                            json_pack("{s:s, s:s}", ANNOTATION_REPLAY_KEY, replay.key,
-                                      ANNOTATION_REPLAY_DIGEST, replay.digest));
-    }
     cleanup_object struct object *created = NULL;
-    if (store->ops->create(store, KIND_SANDBOX, object, &created, &err)) {
-        log_info("sandbox created", "sandbox", q.name, "namespace", namespace, "user", r->identity.sub,
-                 "request_id", r->request_id, NULL);
-        reply_created(r, created, false);
-    } else if (err.status == 409) {
-        answer_name_taken(r, namespace, q.name, replayable ? &replay : NULL, &err);
-    } else {
+    if (!sandbox_create(r->router, &r->identity, &q, replayable ? &replay : NULL, &created, &replayed,
+                        &err)) {
         reply_error(r, &err);
+        return;
     }
+    if (!replayed)
+        log_info("sandbox created", "sandbox", created->name, "namespace", created->namespace, "user",
+                 r->identity.sub, "request_id", r->request_id, NULL);
+    reply_created(r, created, replayed);
 }
 
 /* ---- change ---- */

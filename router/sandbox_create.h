@@ -1,0 +1,34 @@
+/* Making one sandbox: the one way by which create, bulk create, clone and restore do it, so that the same
+ * namespaces, policies and quotas hold for all of them. (http-api.md 2.4, 2.7; W-06, W-11) */
+#pragma once
+
+#include "router/policy.h"
+#include "router/replay.h"
+#include "router/sandbox_spec.h"
+
+struct router;
+
+/* Checks what a body asks for and stores the sandbox, or finds the one that an earlier attempt with the same
+ * `replay` (may be NULL) made: then `*replayed` is true. `*out` gets a reference. Waits for the store: worker
+ * threads only.
+ * 403 namespace_not_allowed, 403 policy_violation, 409 already_exists, 409 idempotency_key_reused, and the
+ * store's errors. */
+bool sandbox_create(struct router *router, const struct identity *caller, const struct sandbox_request *q,
+                    const struct replay *replay, struct object **out, bool *replayed, struct error *err);
+
+/* The last step of it, for a Sandbox that was made from something else than a body: `object` is checked
+ * against the policy of its namespace, quotas included, and stored. */
+bool sandbox_admit(struct router *router, const struct identity *caller, const json_t *object,
+                   struct object **out, struct error *err);
+
+/* Whether the caller may put sandboxes there or take templates from there: 403 otherwise (W-06). */
+bool sandbox_create_permitted(struct router *router, const struct identity *caller, const char *namespace,
+                              struct error *err);
+
+/* What counts in a namespace against the quotas of a caller. From memory. */
+struct policy_usage sandbox_usage(struct store *store, const char *namespace, const char *sub);
+
+/* The template that a request means, or NULL: there is none, which is no error (http-api.md 2.4). `*kind` is
+ * what is stored (W-18). Returns a reference. */
+struct object *sandbox_request_template(struct store *store, const struct sandbox_request *q,
+                                        const char *namespace, const char **kind);

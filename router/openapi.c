@@ -103,6 +103,7 @@ static json_t *operation_of(const struct route *route, const char *method, json_
     json_object_set_new(op, "x-auth", json_string(auth_name(route->auth)));
     const char *group = route->group == GROUP_ANY ? "any" : action_group_names[route->group];
     if (group) json_object_set_new(op, "x-action-group", json_string(group));
+    if (route->audit) json_object_set_new(op, "x-audit", json_string(route->audit));
     if (route->auth == AUTH_PUBLIC) json_object_set_new(op, "security", json_array());
     if (json_array_size(parameters)) json_object_set(op, "parameters", parameters);
     const char *request = json_string_value(json_object_get(doc, "request"));

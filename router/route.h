@@ -70,6 +70,10 @@ struct route {
     /* For the OpenAPI document: a JSON object text {"query": {...}, "request": {...},
      * "responses": {...}} in the notation of router/openapi.c, or NULL. */
     const char *doc;
+    /* The action under which the history records it: "create", "file.write", ... Every row that is not a
+     * GET has one, and those GETs that begin something (a terminal). NULL: not recorded, unless
+     * somebody is refused at an administrator's route. http-api.md 6.3, W-48 */
+    const char *audit;
 };
 
 extern const struct route routes[];

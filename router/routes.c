@@ -1,12 +1,16 @@
 /* The table of routes (http-api.md 2.1). The `doc` texts are for router/openapi.c: query parameters and
  * headers as {"name": "type: description"}, the request and the answers by the name of a schema
- * there, "binary" or "text" for bytes, null for an empty body. */
+ * there, "binary" or "text" for bytes, null for an empty body. Every row that changes something ends with its
+ * action in the history (router/audit.h). */
 #include "router/handlers.h"
 
 #define KIB(n)    ((size_t)(n) << 10)
 #define MIB(n)    ((size_t)(n) << 20)
 #define SANDBOX   "/api/v1/sandboxes/{id}"
 #define NAMESPACE "\"namespace\": \"string: where to look the sandbox up; default: every namespace\""
+
+/* Rows that only read leave the last member out. */
+#pragma GCC diagnostic ignored "-Wmissing-field-initializers"
 
 const struct route routes[] = {
     /* ---- without credentials ---- */
@@ -39,7 +43,8 @@ const struct route routes[] = {
      "{\"headers\": {\"Idempotency-Key\": \"string: a retry with the same key and body creates nothing "
      "new\"},"
      " \"request\": \"SandboxCreate\", \"responses\": {\"201\": \"SandboxCreated\", \"400\": \"Error\","
-     " \"403\": \"PolicyViolation\", \"409\": \"Error\"}}"},
+     " \"403\": \"PolicyViolation\", \"409\": \"Error\"}}",
+     "create"},
     {"GET", SANDBOX, "getSandbox", "One sandbox", AUTH_SANDBOX_READ, GROUP_ANY, ROUTE_INLINE, PHASE_ANY,
      BODY_NONE, 0, sandbox_get, NULL,
      "{\"query\": {" NAMESPACE "}, \"responses\": {\"200\": \"Sandbox\", \"404\": \"Error\"}}"},
@@ -47,18 +52,21 @@ const struct route routes[] = {
      AUTH_SANDBOX_OWNER, GROUP_NONE, ROUTE_UNARY, PHASE_ANY, BODY_JSON, MIB(1), sandbox_patch, NULL,
      "{\"query\": {" NAMESPACE
      "}, \"request\": \"SandboxPatch\", \"responses\": {\"200\": \"SandboxPatched\","
-     " \"400\": \"Error\", \"403\": \"PolicyViolation\", \"404\": \"Error\", \"409\": \"Error\"}}"},
+     " \"400\": \"Error\", \"403\": \"PolicyViolation\", \"404\": \"Error\", \"409\": \"Error\"}}",
+     "patch"},
     {"DELETE", SANDBOX, "deleteSandbox", "Delete a sandbox and its workspace", AUTH_SANDBOX_OWNER, GROUP_NONE,
      ROUTE_UNARY, PHASE_ANY, BODY_NONE, 0, sandbox_delete, NULL,
-     "{\"query\": {" NAMESPACE "}, \"responses\": {\"204\": null, \"404\": \"Error\"}}"},
+     "{\"query\": {" NAMESPACE "}, \"responses\": {\"204\": null, \"404\": \"Error\"}}", "delete"},
     {"POST", SANDBOX "/stop", "stopSandbox", "Stop; the workspace is kept", AUTH_SANDBOX_OWNER, GROUP_STOP,
      ROUTE_UNARY, PHASE_ANY, BODY_NONE, 0, sandbox_stop, NULL,
      "{\"query\": {" NAMESPACE
-     "}, \"responses\": {\"200\": \"Status\", \"404\": \"Error\", \"409\": \"Error\"}}"},
+     "}, \"responses\": {\"200\": \"Status\", \"404\": \"Error\", \"409\": \"Error\"}}",
+     "stop"},
     {"POST", SANDBOX "/resume", "resumeSandbox", "Start again on the same workspace", AUTH_SANDBOX_OWNER,
      GROUP_RESUME, ROUTE_UNARY, PHASE_ANY, BODY_NONE, 0, sandbox_resume, NULL,
      "{\"query\": {" NAMESPACE
-     "}, \"responses\": {\"200\": \"Status\", \"404\": \"Error\", \"409\": \"Error\"}}"},
+     "}, \"responses\": {\"200\": \"Status\", \"404\": \"Error\", \"409\": \"Error\"}}",
+     "resume"},
 
     /* ---- commands ---- */
     {"POST", SANDBOX "/exec", "execCommand", "Run a command and return its outcome", AUTH_SANDBOX_OWNER,
@@ -67,14 +75,16 @@ const struct route routes[] = {
      "}, \"headers\": {\"Idempotency-Key\": \"string: a retry with the same key and body attaches"
      " to the first run\"}, \"request\": \"Exec\", \"responses\": {\"200\": \"ExecResult\", \"202\": "
      "\"ExecStatus\","
-     " \"400\": \"Error\", \"404\": \"Error\", \"409\": \"Error\", \"429\": \"Error\", \"502\": \"Error\"}}"},
+     " \"400\": \"Error\", \"404\": \"Error\", \"409\": \"Error\", \"429\": \"Error\", \"502\": \"Error\"}}",
+     "exec"},
     {"GET", SANDBOX "/exec/{execId}", "getExec", "Outcome of a detached or repeated command",
      AUTH_SANDBOX_OWNER, GROUP_RUN_COMMAND, ROUTE_STREAM, PHASE_RUNNING, BODY_NONE, 0, exec_get, NULL,
      "{\"query\": {" NAMESPACE ", \"wait\": \"integer: wait so many seconds for its end, 0 to 60\"},"
      " \"responses\": {\"200\": \"ExecStatus\", \"404\": \"Error\", \"409\": \"Error\"}}"},
     {"DELETE", SANDBOX "/exec/{execId}", "killExec", "End a command and everything it started",
      AUTH_SANDBOX_OWNER, GROUP_RUN_COMMAND, ROUTE_STREAM, PHASE_RUNNING, BODY_NONE, 0, exec_delete, NULL,
-     "{\"query\": {" NAMESPACE "}, \"responses\": {\"204\": null, \"404\": \"Error\", \"409\": \"Error\"}}"},
+     "{\"query\": {" NAMESPACE "}, \"responses\": {\"204\": null, \"404\": \"Error\", \"409\": \"Error\"}}",
+     "exec.kill"},
 
     /* ---- files ---- */
     {"GET", SANDBOX "/files/", "listFiles", "List a directory", AUTH_SANDBOX_OWNER, GROUP_FILES_READ,
@@ -93,12 +103,14 @@ const struct route routes[] = {
      NULL,
      "{\"query\": {" NAMESPACE
      "}, \"request\": \"binary\", \"responses\": {\"201\": \"FileWritten\", \"400\": \"Error\","
-     " \"404\": \"Error\", \"409\": \"Error\", \"413\": \"Error\", \"507\": \"Error\"}}"},
+     " \"404\": \"Error\", \"409\": \"Error\", \"413\": \"Error\", \"507\": \"Error\"}}",
+     "file.write"},
     {"DELETE", SANDBOX "/files/{path...}", "removeFile", "Delete a file or directory", AUTH_SANDBOX_OWNER,
      GROUP_FILES_WRITE, ROUTE_STREAM, PHASE_RUNNING, BODY_NONE, 0, files_remove, NULL,
      "{\"query\": {" NAMESPACE ", \"recursive\": \"boolean: directories with what they hold\"},"
      " \"responses\": {\"204\": null, \"400\": \"Error\", \"403\": \"Error\", \"404\": \"Error\", \"409\": "
-     "\"Error\"}}"},
+     "\"Error\"}}",
+     "file.delete"},
     {"GET", SANDBOX "/stat", "statFile", "Facts about a path; symlinks are not followed", AUTH_SANDBOX_OWNER,
      GROUP_FILES_READ, ROUTE_STREAM, PHASE_RUNNING, BODY_NONE, 0, files_stat, NULL,
      "{\"query\": {" NAMESPACE ", \"path\": \"string: the path (required)\"},"
@@ -107,7 +119,8 @@ const struct route routes[] = {
      GROUP_FILES_WRITE, ROUTE_STREAM, PHASE_RUNNING, BODY_JSON, KIB(64), files_mkdir, NULL,
      "{\"query\": {" NAMESPACE
      "}, \"request\": \"Mkdir\", \"responses\": {\"200\": \"Made\", \"201\": \"Made\","
-     " \"400\": \"Error\", \"403\": \"Error\", \"409\": \"Error\"}}"},
+     " \"400\": \"Error\", \"403\": \"Error\", \"409\": \"Error\"}}",
+     "file.mkdir"},
     {"GET", SANDBOX "/archive", "readArchive", "Download a directory as zip or tar", AUTH_SANDBOX_OWNER,
      GROUP_FILES_READ, ROUTE_STREAM, PHASE_RUNNING, BODY_NONE, 0, archive_read, NULL,
      "{\"query\": {" NAMESPACE ", \"path\": \"string: the directory, /workspace or below\","
@@ -119,7 +132,8 @@ const struct route routes[] = {
      "{\"query\": {" NAMESPACE ", \"path\": \"string: the directory, /workspace or below\","
      " \"format\": \"string: zip, tar or tar.gz; default by Content-Type\"}, \"request\": \"binary\","
      " \"responses\": {\"200\": \"Unpacked\", \"400\": \"Error\", \"409\": \"Error\", \"413\": \"Error\", "
-     "\"507\": \"Error\"}}"},
+     "\"507\": \"Error\"}}",
+     "archive.write"},
 
     /* ---- ports ---- */
     {"GET", SANDBOX "/ports", "listPorts", "List port forwards", AUTH_SANDBOX_OWNER, GROUP_PORTS,
@@ -129,14 +143,17 @@ const struct route routes[] = {
      PHASE_ANY, BODY_JSON, KIB(64), ports_create, NULL,
      "{\"query\": {" NAMESPACE
      "}, \"request\": \"PortCreate\", \"responses\": {\"201\": \"Port\", \"400\": \"Error\","
-     " \"404\": \"Error\", \"409\": \"Error\"}}"},
+     " \"404\": \"Error\", \"409\": \"Error\"}}",
+     "port.create"},
     {"DELETE", SANDBOX "/ports/{port}", "deletePort", "Remove a forward, by port number or name",
      AUTH_SANDBOX_OWNER, GROUP_PORTS, ROUTE_UNARY, PHASE_ANY, BODY_NONE, 0, ports_delete, NULL,
-     "{\"query\": {" NAMESPACE "}, \"responses\": {\"204\": null, \"400\": \"Error\", \"404\": \"Error\"}}"},
+     "{\"query\": {" NAMESPACE "}, \"responses\": {\"204\": null, \"400\": \"Error\", \"404\": \"Error\"}}",
+     "port.delete"},
     {"*", SANDBOX "/preview/{port}", "previewRoot", "The forwarded application's root", AUTH_SANDBOX_OWNER,
      GROUP_NONE, ROUTE_STREAM, PHASE_RUNNING, BODY_STREAM, 0, preview_proxy, preview_precheck,
      "{\"responses\": {\"200\": \"binary\", \"400\": \"Error\", \"404\": \"Error\", \"409\": \"Error\", "
-     "\"502\": \"Error\"}}"},
+     "\"502\": \"Error\"}}",
+     "preview", "preview"},
     {"*", SANDBOX "/preview/{port}/{path...}", "preview", "The forwarded application", AUTH_SANDBOX_OWNER,
      GROUP_NONE, ROUTE_STREAM, PHASE_RUNNING, BODY_STREAM, 0, preview_proxy, preview_precheck,
      "{\"responses\": {\"200\": \"binary\", \"400\": \"Error\", \"404\": \"Error\", \"409\": \"Error\", "
@@ -149,7 +166,8 @@ const struct route routes[] = {
     {"POST", "/api/v1/templates", "createTemplate", "Create a template", AUTH_ADMIN, GROUP_NONE, ROUTE_UNARY,
      PHASE_ANY, BODY_JSON, MIB(1), templates_create, NULL,
      "{\"request\": \"TemplateCreate\", \"responses\": {\"201\": \"Template\", \"400\": \"Error\", \"409\": "
-     "\"Error\"}}"},
+     "\"Error\"}}",
+     "template.create"},
     {"GET", "/api/v1/templates/{name}", "getTemplate", "One template", AUTH_USER, GROUP_NONE, ROUTE_INLINE,
      PHASE_ANY, BODY_NONE, 0, template_get, NULL,
      "{\"responses\": {\"200\": \"Template\", \"404\": \"Error\"}}"},
@@ -157,10 +175,11 @@ const struct route routes[] = {
      GROUP_NONE, ROUTE_UNARY, PHASE_ANY, BODY_JSON, MIB(1), template_put, NULL,
      "{\"request\": \"TemplateReplace\", \"responses\": {\"200\": \"Template\", \"400\": \"Error\", \"404\": "
      "\"Error\","
-     " \"409\": \"Error\"}}"},
+     " \"409\": \"Error\"}}",
+     "template.replace"},
     {"DELETE", "/api/v1/templates/{name}", "deleteTemplate", "Delete a template that no running sandbox uses",
      AUTH_ADMIN, GROUP_NONE, ROUTE_UNARY, PHASE_ANY, BODY_NONE, 0, template_delete, NULL,
-     "{\"responses\": {\"204\": null, \"404\": \"Error\", \"409\": \"Error\"}}"},
+     "{\"responses\": {\"204\": null, \"404\": \"Error\", \"409\": \"Error\"}}", "template.delete"},
 
     /* ---- the caller ---- */
     {"GET", "/api/v1/user/me", "getMe", "Who the caller is", AUTH_USER, GROUP_NONE, ROUTE_INLINE, PHASE_ANY,
@@ -171,9 +190,10 @@ const struct route routes[] = {
      "Make an API key, for all one may do or for one sandbox", AUTH_USER, GROUP_NONE, ROUTE_UNARY, PHASE_ANY,
      BODY_JSON_OPTIONAL, KIB(64), keys_create, NULL,
      "{\"request\": \"ApiKeyCreate\", \"responses\": {\"201\": \"ApiKeyCreated\", \"400\": \"Error\", "
-     "\"404\": \"Error\"}}"},
+     "\"404\": \"Error\"}}",
+     "key.create"},
     {"DELETE", "/api/v1/user/api-keys/{keyId}", "deleteApiKey", "Revoke an API key, at once", AUTH_USER,
      GROUP_NONE, ROUTE_UNARY, PHASE_ANY, BODY_NONE, 0, keys_delete, NULL,
-     "{\"responses\": {\"200\": \"Revoked\", \"403\": \"Error\", \"404\": \"Error\"}}"},
+     "{\"responses\": {\"200\": \"Revoked\", \"403\": \"Error\", \"404\": \"Error\"}}", "key.delete"},
 };
 const size_t route_count = sizeof routes / sizeof routes[0];

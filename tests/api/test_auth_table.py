@@ -107,6 +107,12 @@ def test_S34_every_row_is_served(document):
             assert (m, normal(path)) in served, (m, path)
 
 
+def test_W48_every_operation_that_changes_something_has_an_audit_action(document):
+    missing = [f"{method} {path}" for method, path, operation in operations(document)
+               if method != "GET" and not operation.get("x-audit")]
+    assert not missing, missing
+
+
 # The target's template does not exist: it is in Error at once, so nothing that is allowed does anything.
 @pytest.fixture(scope="module")
 def target(keyed):

@@ -153,11 +153,12 @@ const struct route routes[] = {
      GROUP_NONE, ROUTE_STREAM, PHASE_RUNNING, BODY_STREAM, 0, preview_proxy, preview_precheck,
      "{\"responses\": {\"200\": \"binary\", \"400\": \"Error\", \"404\": \"Error\", \"409\": \"Error\", "
      "\"502\": \"Error\"}}",
-     "preview", "preview"},
+     "preview"},
     {"*", SANDBOX "/preview/{port}/{path...}", "preview", "The forwarded application", AUTH_SANDBOX_OWNER,
      GROUP_NONE, ROUTE_STREAM, PHASE_RUNNING, BODY_STREAM, 0, preview_proxy, preview_precheck,
      "{\"responses\": {\"200\": \"binary\", \"400\": \"Error\", \"404\": \"Error\", \"409\": \"Error\", "
-     "\"502\": \"Error\"}}"},
+     "\"502\": \"Error\"}}",
+     "preview"},
 
     /* ---- templates ---- */
     {"GET", "/api/v1/templates", "listTemplates", "List cluster templates", AUTH_USER, GROUP_NONE,

@@ -4,6 +4,7 @@
 #include "common/text.h"
 #include "router/keys.h"
 #include "router/router.h"
+#include "router/sandbox_lookup.h"
 
 #include <strings.h>
 
@@ -73,66 +74,19 @@ bool auth_permits(struct request *r, struct error *err) {
     return true;
 }
 
-/* The best of several sandboxes of one name: ours in the default namespace, ours anywhere,
- * then the only one. Ambiguity is an error that says how to end it (W-46). */
-static struct object *choose(struct request *r, const struct object_list *found, struct error *err) {
-    struct object *own = NULL;
-    size_t owned = 0;
-    const char *home = r->router->config->sandbox_namespace;
-    for (size_t i = 0; i < found->count; i++) {
-        struct object *o = found->items[i];
-        if (identity_access(&r->identity, o->json) == ACCESS_LEVEL_NONE) continue;
-        if (strcmp(o->namespace, home) == 0) return o;
-        own = o;
-        owned++;
-    }
-    if (owned > 1) {
-        error_set(
-            err, 404, "sandbox_ambiguous",
-            "sandbox %s exists in several namespaces; say which with ?namespace=", request_param(r, "id"));
-        return NULL;
-    }
-    return own;
-}
-
-static struct object *find_sandbox(struct request *r, struct error *err) {
-    const char *id = request_param(r, "id");
-    const char *namespace = request_query(r, "namespace");
-    struct store *store = r->backend->store;
-    /* A preview's query belongs to the application. */
-    if (namespace && namespace[0] && strcmp(r->route->method, "*") != 0)
-        return store->ops->get(store, KIND_SANDBOX, namespace, id);
-    struct object *direct = store->ops->get(store, KIND_SANDBOX, r->router->config->sandbox_namespace, id);
-    if (direct && identity_access(&r->identity, direct->json) != ACCESS_LEVEL_NONE && !r->identity.is_admin)
-        return direct;
-    cleanup_object_list struct object_list found = store->ops->find(store, KIND_SANDBOX, id);
-    if (found.count <= 1 && direct) return direct;
-    object_unref(direct);
-    if (r->identity.is_admin && found.count > 1) {
-        error_set(err, 404, "sandbox_ambiguous",
-                  "sandbox %s exists in several namespaces; say which with ?namespace=", id);
-        return NULL;
-    }
-    struct object *chosen = choose(r, &found, err);
-    return chosen ? object_ref(chosen) : NULL;
-}
-
-static bool may_access(struct request *r, const struct object *sandbox) {
-    enum access_level level = identity_access(&r->identity, sandbox->json);
-    return r->route->auth == AUTH_SANDBOX_READ ? level >= ACCESS_LEVEL_VIEWER : level >= ACCESS_LEVEL_OWNER;
+/* The level that a row of the table asks for on its sandbox. */
+static enum access_level least_level(const struct route *route) {
+    return route->auth == AUTH_SANDBOX_READ ? ACCESS_LEVEL_VIEWER : ACCESS_LEVEL_OWNER;
 }
 
 bool auth_find_sandbox(struct request *r, struct error *err) {
     if (r->route->auth != AUTH_SANDBOX_READ && r->route->auth != AUTH_SANDBOX_OWNER) return true;
-    cleanup_object struct object *sandbox = find_sandbox(r, err);
-    const struct identity *id = &r->identity;
-    bool other_life =
-        sandbox && id->sandbox_id && id->sandbox_uid && strcmp(id->sandbox_uid, sandbox->uid) != 0;
-    if (!sandbox || other_life || !may_access(r, sandbox)) {
-        if (err->status == 0)
-            error_set(err, 404, "sandbox_not_found", "sandbox %s not found", request_param(r, "id"));
-        return false;
-    }
+    /* A preview's query belongs to the application. */
+    bool ours = strcmp(r->route->method, "*") != 0;
+    cleanup_object struct object *sandbox = sandbox_lookup(
+        r->backend->store, &r->identity, sandbox_namespace(r->router->config),
+        ours ? request_query(r, "namespace") : NULL, request_param(r, "id"), least_level(r->route), err);
+    if (!sandbox) return false;
     if (r->route->phase == PHASE_RUNNING) {
         const char *phase = json_str_at(sandbox->json, "status.phase");
         bool deleting = json_at(sandbox->json, "metadata.deletionTimestamp") != NULL;

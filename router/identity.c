@@ -13,8 +13,24 @@ void identity_free(struct identity *id) {
     free(id->name);
     json_decref(id->groups);
     free(id->sandbox_id);
+    free(id->sandbox_namespace);
     free(id->sandbox_uid);
     memset(id, 0, sizeof *id);
+}
+
+static char *dup_text(const char *s) {
+    return s ? xstrdup(s) : NULL;
+}
+
+void identity_copy(const struct identity *from, struct identity *to) {
+    *to = *from;
+    to->sub = dup_text(from->sub);
+    to->email = dup_text(from->email);
+    to->name = dup_text(from->name);
+    to->sandbox_id = dup_text(from->sandbox_id);
+    to->sandbox_namespace = dup_text(from->sandbox_namespace);
+    to->sandbox_uid = dup_text(from->sandbox_uid);
+    to->groups = json_incref(from->groups);
 }
 
 /* Equal and not empty: an empty text never identifies anybody. */
@@ -43,7 +59,8 @@ static enum access_level shared_level(const struct identity *id, const json_t *s
     json_t *grant;
     json_array_foreach(json_object_get(sharing, "users"), i, grant) {
         const char *who = json_str_at(grant, "identity");
-        if ((same(who, id->sub) || same(who, id->email)) && level_of(grant) > best) best = level_of(grant);
+        bool by_email = !id->email_unverified && same(who, id->email);
+        if ((same(who, id->sub) || by_email) && level_of(grant) > best) best = level_of(grant);
     }
     json_array_foreach(json_object_get(sharing, "groups"), i, grant) {
         if (in_groups(id, json_str_at(grant, "identity")) && level_of(grant) > best) best = level_of(grant);
@@ -55,6 +72,9 @@ enum access_level identity_access(const struct identity *id, const json_t *sandb
     /* A key that was made for one sandbox never opens another one, also not one that got
      * the name later (W-74). */
     if (id->sandbox_id && !same(id->sandbox_id, json_str_at(sandbox, "metadata.name")))
+        return ACCESS_LEVEL_NONE;
+    if (id->sandbox_id && id->sandbox_namespace &&
+        !same(id->sandbox_namespace, json_str_at(sandbox, "metadata.namespace")))
         return ACCESS_LEVEL_NONE;
     if (id->sandbox_id && id->sandbox_uid && !same(id->sandbox_uid, json_str_at(sandbox, "metadata.uid")))
         return ACCESS_LEVEL_NONE;

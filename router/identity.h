@@ -13,17 +13,21 @@ enum auth_method { AUTH_BY_NONE, AUTH_BY_API_KEY_HEADER, AUTH_BY_BEARER, AUTH_BY
 
 struct identity {
     enum auth_method auth_method;
-    char *sub;      /* never NULL for an authenticated caller; owned, as all */
-    char *email;    /* "" when unknown */
-    char *name;     /* "" when unknown */
-    json_t *groups; /* array of strings; NULL = none */
+    char *sub;             /* never NULL for an authenticated caller; owned, as all */
+    char *email;           /* "" when unknown */
+    bool email_unverified; /* the issuer says so: the address is shown, but opens nothing (W-25) */
+    char *name;            /* "" when unknown */
+    json_t *groups;        /* array of strings; NULL = none */
     bool is_admin;
     /* sandbox-scoped keys */
-    char *sandbox_id;       /* NULL = not scoped */
-    char *sandbox_uid;      /* NULL = record predates binding to the UID */
-    unsigned action_groups; /* bit per enum action_group */
+    char *sandbox_id;        /* NULL = not scoped */
+    char *sandbox_namespace; /* NULL = record predates binding to namespace and UID (W-74) */
+    char *sandbox_uid;       /* likewise */
+    unsigned action_groups;  /* bit per enum action_group */
 };
 void identity_free(struct identity *);
+/* A copy that shares the groups, which nobody changes. */
+void identity_copy(const struct identity *from, struct identity *to);
 
 enum access_level { ACCESS_LEVEL_NONE, ACCESS_LEVEL_VIEWER, ACCESS_LEVEL_COLLABORATOR, ACCESS_LEVEL_OWNER };
 /* The caller's level on a sandbox: owner by spec.createdBy.sub or admin, else by spec.sharing. Pure. */

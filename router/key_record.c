@@ -96,6 +96,7 @@ void key_record_identity(const json_t *record, struct identity *out) {
     out->name = xstrdup(json_str_at(record, "name"));
     out->sandbox_id = dup_or_null(json_str_at(record, "sandboxId"));
     if (out->sandbox_id) {
+        out->sandbox_namespace = dup_or_null(json_str_at(record, "sandboxNamespace"));
         out->sandbox_uid = dup_or_null(json_str_at(record, "sandboxUid"));
         out->action_groups = known_groups(json_object_get(record, "actionGroups"));
         return;

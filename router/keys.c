@@ -128,20 +128,6 @@ void key_cache_free(struct key_cache *c) {
     free(c);
 }
 
-static char *dup_text(const char *s) {
-    return s ? xstrdup(s) : NULL;
-}
-
-static void copy_identity(const struct identity *from, struct identity *to) {
-    *to = *from;
-    to->sub = dup_text(from->sub);
-    to->email = dup_text(from->email);
-    to->name = dup_text(from->name);
-    to->sandbox_id = dup_text(from->sandbox_id);
-    to->sandbox_uid = dup_text(from->sandbox_uid);
-    to->groups = from->groups ? json_deep_copy(from->groups) : NULL;
-}
-
 enum key_result key_cache_lookup(struct key_cache *c, struct slice key, struct identity *out) {
     char hash[SHA256_HEX_LEN + 1];
     enum key_result result = KEY_UNKNOWN;
@@ -152,7 +138,7 @@ enum key_result key_cache_lookup(struct key_cache *c, struct slice key, struct i
     const struct entry *e = *slot_of(c, hash);
     if (e && secret_equal(slice_make(e->hash, SHA256_HEX_LEN), slice_make(hash, SHA256_HEX_LEN))) {
         result = e->expires != 0 && time(NULL) >= e->expires ? KEY_EXPIRED : KEY_OK;
-        if (result == KEY_OK) copy_identity(&e->identity, out);
+        if (result == KEY_OK) identity_copy(&e->identity, out);
     }
     pthread_rwlock_unlock(&c->lock);
     return result;

@@ -37,6 +37,11 @@ struct object *sandbox_lookup(struct store *store, const struct identity *caller
                               const char *default_namespace, const char *namespace, const char *name,
                               enum access_level least, struct error *err) {
     bool pinned = namespace && namespace[0];
+    if (!pinned && caller->sandbox_id && caller->sandbox_namespace) {
+        /* A scoped key means the sandbox that it was made for (W-74). */
+        namespace = caller->sandbox_namespace;
+        pinned = true;
+    }
     struct object *there = store->ops->get(store, KIND_SANDBOX, pinned ? namespace : default_namespace, name);
     if (there && identity_access(caller, there->json) >= least) return there;
     object_unref(there);

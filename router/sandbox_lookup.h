@@ -1,4 +1,4 @@
-/* Finding the sandbox that an id means (http-api.md 2.3), from memory. */
+/* Finding the sandbox that an id means (http-api.md 2.3, W-46), from memory. */
 #pragma once
 
 #include "router/config.h"
@@ -12,10 +12,10 @@ static inline const char *sandbox_namespace(const struct config *c) {
     return c->sandbox_namespace && c->sandbox_namespace[0] ? c->sandbox_namespace : "default";
 }
 
-/* With `namespace` (NULL or "" = not given) only there. Else in the default namespace; else, among all of
- * that name, the only one the caller owns, or the only one that the caller may see. 404 otherwise, with the
- * same text whether it does not exist or belongs to somebody else. `least`: what the caller must be at least.
- * Returns a reference. */
+/* With `namespace` (NULL or "" = not given), or a scoped key bound to one, only there. Else in the default
+ * namespace; else, among all of that name, the only one the caller owns, or the only one that the caller may
+ * see. 404 otherwise, with the same text whether it does not exist or belongs to somebody else. `least`: what
+ * the caller must be at least. Returns a reference. */
 struct object *sandbox_lookup(struct store *store, const struct identity *caller,
                               const char *default_namespace, const char *namespace, const char *name,
                               enum access_level least, struct error *err);

@@ -3,7 +3,8 @@
 #include "tests/unit/router/fixture.h"
 
 static const char sandbox_text[] =
-    "{'metadata':{'name':'demo','uid':'u-1'},'spec':{'createdBy':{'sub':'ana'},'sharing':{"
+    "{'metadata':{'name':'demo','namespace':'default','uid':'u-1'},'spec':{'createdBy':{'sub':'ana'},'"
+    "sharing':{"
     "'users':[{'identity':'bo@x.org','level':'viewer'},{'identity':'cy','level':'collaborator'},"
     "{'identity':'','level':'collaborator'},7,{'level':'viewer'},{'identity':'odd','level':'owner'}],"
     "'groups':[{'identity':'team','level':'viewer'},{'identity':'core','level':'collaborator'},null]}}}";
@@ -72,9 +73,26 @@ START_TEST(scoped_key_opens_one_sandbox_only) {
     ck_assert_int_eq(identity_access(&key, sandbox), ACCESS_LEVEL_OWNER);
     key.sandbox_uid = later;
     ck_assert_int_eq(identity_access(&key, sandbox), ACCESS_LEVEL_NONE);
+    key.sandbox_uid = uid;
+    char home[] = "default", elsewhere[] = "team-b";
+    key.sandbox_namespace = home;
+    ck_assert_int_eq(identity_access(&key, sandbox), ACCESS_LEVEL_OWNER);
+    key.sandbox_namespace = elsewhere;
+    ck_assert_int_eq(identity_access(&key, sandbox), ACCESS_LEVEL_NONE);
+    key.sandbox_namespace = NULL;
     key.sandbox_uid = NULL;
     key.sandbox_id = other;
     ck_assert_int_eq(identity_access(&key, sandbox), ACCESS_LEVEL_NONE);
+}
+END_TEST
+
+/* W-25: an address that the issuer does not vouch for opens nothing; the subject still does. */
+START_TEST(W25_unverified_email) {
+    cleanup_json json_t *sandbox = json_of(sandbox_text);
+    struct identity bo = person("bo", "bo@x.org"), by_sub = person("bo@x.org", "");
+    bo.email_unverified = by_sub.email_unverified = true;
+    ck_assert_int_eq(identity_access(&bo, sandbox), ACCESS_LEVEL_NONE);
+    ck_assert_int_eq(identity_access(&by_sub, sandbox), ACCESS_LEVEL_VIEWER);
 }
 END_TEST
 
@@ -111,4 +129,4 @@ START_TEST(scopes) {
 END_TEST
 
 RUN_TESTS("identity", levels, nobody_owns_a_sandbox_without_an_owner, scoped_key_opens_one_sandbox_only,
-          scopes)
+          W25_unverified_email, scopes)

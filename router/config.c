@@ -32,6 +32,8 @@ static const struct flag flags[] = {
      "local backend: the agenttier-runtime program (default: beside this program)"},
     {"listen-addr", FLAG_STRING, AT(listen_addr), NULL, ":8080", "[HOST]:PORT",
      "where the API listens; 'localhost:PORT' listens on 127.0.0.1 and ::1"},
+    {"probe-addr", FLAG_STRING, AT(probe_addr), NULL, "", "[HOST]:PORT",
+     "a second address that serves health and metrics only; empty = none"},
     {"threads", FLAG_COUNT, AT(threads), NULL, "0", "N", "event loops; 0 = one for each core"},
     {"dev-auth", FLAG_BOOL, AT(dev_auth), "AGENTTIER_DEV_AUTH", "", NULL,
      "no authentication: every caller is an administrator; loopback addresses only"},

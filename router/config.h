@@ -9,6 +9,7 @@
 
 struct config {
     const char *listen_addr;  /* --listen-addr, default ":8080" */
+    const char *probe_addr;   /* --probe-addr: health and metrics on an address of their own; empty = none */
     const char *backend;      /* --backend: "local" or "kubernetes" */
     const char *state_dir;    /* --state-dir, local backend */
     const char *runtime_path; /* --runtime: agenttier-runtime; default beside this program */

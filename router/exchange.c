@@ -10,6 +10,7 @@
 #include "common/units.h"
 #include "router/auth.h"
 #include "router/cors.h"
+#include "router/handlers.h"
 #include "router/metrics.h"
 #include "router/ratelimit.h"
 #include "router/target.h"
@@ -124,6 +125,12 @@ static bool method_valid(const char *method, struct error *err) {
 static bool find_route(struct exchange *x, struct error *err) {
     cleanup_buffer struct buffer allow = {0};
     x->request.route = route_match(x->request.method, x->request.path, &x->request.params, &allow);
+    if (x->client->probes && !(x->request.route && health_route(x->request.route))) {
+        error_set(err, 404, "no_such_route",
+                  "this address serves /healthz, /readyz, /health and /metrics only");
+        x->request.route = NULL;
+        return false;
+    }
     return x->request.route ? true : unrouted(x, buffer_cstr(&allow), err);
 }
 

@@ -9,6 +9,8 @@ void health_live(struct request *r);  /* /healthz */
 void health_ready(struct request *r); /* /readyz */
 void health_get(struct request *r);   /* /health, /api/v1/health */
 void metrics_get(struct request *r);
+/* Whether the route is one of those that --probe-addr serves. */
+bool health_route(const struct route *route);
 void openapi_get(struct request *r);
 
 /* sandboxes.c */

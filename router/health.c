@@ -9,6 +9,11 @@ static void reply_plain(struct request *r, int status, const char *text) {
     reply_text(r, status, "text/plain; charset=utf-8", xstrdup(text), strlen(text));
 }
 
+bool health_route(const struct route *route) {
+    return route->handle == health_live || route->handle == health_ready || route->handle == health_get ||
+           route->handle == metrics_get;
+}
+
 void health_live(struct request *r) {
     reply_plain(r, 200, "ok");
 }

@@ -34,6 +34,7 @@ struct server {
     struct sockaddr_storage addresses[MAX_LISTENERS];
     socklen_t address_lengths[MAX_LISTENERS];
     int address_count;
+    int probe_from; /* the addresses from this one on are those of --probe-addr */
     char url[128];
 };
 
@@ -91,6 +92,7 @@ static void on_connection(void *ctx, struct MHD_Connection *connection, void **s
     if (code == MHD_CONNECTION_NOTIFY_STARTED) {
         struct connection *c = xcalloc(1, sizeof *c);
         c->loop = loop;
+        c->probes = listener->probes;
         c->fd = MHD_get_connection_info(connection, MHD_CONNECTION_INFO_CONNECTION_FD)->connect_fd;
         c->head_since = monotonic_ms();
         describe_peer(c, connection);
@@ -258,9 +260,8 @@ static int bind_address(const struct sockaddr *address, socklen_t len, struct er
         setsockopt(fd, IPPROTO_IPV6, IPV6_V6ONLY, any ? &off : &on, sizeof on);
     }
     if (bind(fd, address, len) != 0 || listen(fd, 1024) != 0) {
-        error_set_errno(
-            err, errno,
-            "cannot listen there; is another program using the port? choose one with --listen-addr");
+        error_set_errno(err, errno,
+                        "cannot listen there; is another program using the port? choose another address");
         return -1;
     }
     return steal_fd(fd);
@@ -273,6 +274,7 @@ static bool start_listener(struct loop *loop, int address, struct error *err) {
         bind_address((struct sockaddr *)&server->addresses[address], server->address_lengths[address], err);
     if (fd < 0) return false;
     l->loop = loop;
+    l->probes = address >= server->probe_from;
     l->daemon = MHD_start_daemon(
         MHD_USE_EPOLL | MHD_ALLOW_SUSPEND_RESUME | MHD_USE_ERROR_LOG, 0, NULL, NULL, on_request, l,
         MHD_OPTION_LISTEN_SOCKET, fd, MHD_OPTION_CONNECTION_MEMORY_LIMIT, (size_t)CONNECTION_MEMORY,
@@ -305,8 +307,14 @@ static bool start_loop(struct loop *loop, struct server *server, int index, stru
     uv_timer_start(&loop->timer, on_timer, 0, 0);
     uv_timer_start(&loop->sweep, on_sweep, SWEEP_MS, SWEEP_MS);
     loop->upstreams = upstream_pool_new(&loop->uv);
-    for (int a = 0; a < server->address_count; a++)
-        if (!start_listener(loop, a, err)) return false;
+    const struct config *config = server->router->config;
+    for (int a = 0; a < server->address_count; a++) {
+        if (start_listener(loop, a, err)) continue;
+        bool probes = a >= server->probe_from;
+        error_wrap(err, "%s=%s", probes ? "--probe-addr" : "--listen-addr",
+                   probes ? config->probe_addr : config->listen_addr);
+        return false;
+    }
     return true;
 }
 
@@ -364,12 +372,12 @@ static void describe_url(struct server *server) {
     snprintf(server->url, sizeof server->url, "http://%s:%d", host, port);
 }
 
-/* "[HOST]:PORT" into addresses. An empty host is every address; "localhost" is both loopbacks. */
-static bool resolve(struct server *server, const char *listen_addr, struct error *err) {
+/* "[HOST]:PORT" into further addresses. An empty host is every address; "localhost" is both loopbacks. */
+static bool resolve(struct server *server, const char *flag, const char *listen_addr, struct error *err) {
     const char *colon = strrchr(listen_addr, ':');
     uint64_t port;
     if (!colon || !slice_parse_u64(slice_of(colon + 1), 65535, &port)) {
-        error_set(err, 400, ERR_BAD_REQUEST, "--listen-addr takes [HOST]:PORT, not \"%s\"", listen_addr);
+        error_set(err, 400, ERR_BAD_REQUEST, "%s takes [HOST]:PORT, not \"%s\"", flag, listen_addr);
         return false;
     }
     struct slice host_part = slice_make(listen_addr, (size_t)(colon - listen_addr));
@@ -381,28 +389,36 @@ static bool resolve(struct server *server, const char *listen_addr, struct error
     if (any) hints.ai_family = AF_INET6; /* dual stack; IPv4 alone where there is no IPv6 */
     int rc = getaddrinfo(any ? NULL : host, colon + 1, &hints, &found);
     if (rc != 0) {
-        error_set(err, 400, ERR_BAD_REQUEST, "--listen-addr=%s: %s", listen_addr, gai_strerror(rc));
+        error_set(err, 400, ERR_BAD_REQUEST, "%s=%s: %s", flag, listen_addr, gai_strerror(rc));
         return false;
     }
+    int before = server->address_count;
     for (struct addrinfo *a = found; a && server->address_count < MAX_LISTENERS; a = a->ai_next) {
         cleanup_error struct error ignored = {0};
         cleanup_close int probe = bind_address(a->ai_addr, a->ai_addrlen, &ignored);
         bool no_family = probe < 0 && errno == EAFNOSUPPORT;
-        if ((no_family || (probe < 0 && errno == EADDRNOTAVAIL)) && (a->ai_next || server->address_count))
+        if ((no_family || (probe < 0 && errno == EADDRNOTAVAIL)) &&
+            (a->ai_next || server->address_count > before))
             continue;
         struct sockaddr_storage *to = &server->addresses[server->address_count];
         memcpy(to, a->ai_addr, a->ai_addrlen);
         server->address_lengths[server->address_count++] = a->ai_addrlen;
     }
     freeaddrinfo(found);
-    describe_url(server);
     return true;
+}
+
+static bool resolve_all(struct server *server, const struct config *config, struct error *err) {
+    if (!resolve(server, "--listen-addr", config->listen_addr, err)) return false;
+    describe_url(server);
+    server->probe_from = server->address_count;
+    return !config->probe_addr[0] || resolve(server, "--probe-addr", config->probe_addr, err);
 }
 
 struct server *server_start(struct router *router, struct error *err) {
     struct server *server = xcalloc(1, sizeof *server);
     server->router = router;
-    if (!resolve(server, router->config->listen_addr, err)) {
+    if (!resolve_all(server, router->config, err)) {
         free(server);
         return NULL;
     }
@@ -411,7 +427,6 @@ struct server *server_start(struct router *router, struct error *err) {
     for (int i = 0; i < count; i++) {
         server->loop_count++;
         if (!start_loop(&server->loops[i], server, i, err)) {
-            error_wrap(err, "--listen-addr=%s", router->config->listen_addr);
             for (int j = 0; j <= i; j++)
                 stop_loop(&server->loops[j]);
             free(server->loops);

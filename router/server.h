@@ -10,7 +10,7 @@
 #include <uv.h>
 
 #define STREAM_BUFFER_SIZE (64 * 1024)
-#define MAX_LISTENERS      4
+#define MAX_LISTENERS      8
 
 struct loop;
 struct server;
@@ -21,6 +21,7 @@ struct connection {
     struct exchange *exchange; /* the request under way, or NULL */
     int fd;
     char client_ip[64];
+    bool probes;      /* came in on --probe-addr: health and metrics only */
     uv_poll_t hangup; /* watches for the client going away while we are not reading */
     bool hangup_started;
     int64_t head_since;     /* ms; when the head now awaited began to arrive, 0 = idle */
@@ -85,7 +86,7 @@ struct loop {
         struct loop *loop;
         struct MHD_Daemon *daemon;
         uv_poll_t poll;
-        bool quiesced;
+        bool quiesced, probes;
     } listeners[MAX_LISTENERS];
     int listener_count;
     struct connection *connections;

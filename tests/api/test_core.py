@@ -351,6 +351,20 @@ def test_2_2_health_without_credentials(keyed):
             assert answer.status_code == 200 and "ok" in answer.text
 
 
+def test_6_1_probe_addr_serves_health_and_metrics_and_nothing_else():
+    port = harness.free_port()
+    with Router(f"--probe-addr=127.0.0.1:{port}", dev_auth=True) as router, \
+            httpx.Client(base_url=f"http://127.0.0.1:{port}", trust_env=False) as probe:
+        for path in ("/healthz", "/readyz", "/health", "/metrics"):
+            assert probe.get(path).status_code == 200, path
+        for method, path in (("GET", API + "/sandboxes"), ("POST", API + "/sandboxes"),
+                             ("GET", API + "/sandboxes/x/preview/8000/"), ("GET", "/api/v1/openapi.json"), ("GET", "/nowhere")):
+            assert error_of(probe.request(method, path), 404)["code"] == "no_such_route", path
+        with router.anonymous() as client:
+            assert client.get(API + "/sandboxes").status_code == 200
+            assert client.get("/readyz").status_code == 200
+
+
 def test_1_16_W60_metrics(keyed, u1):
     u1.get(API + "/user/me")
     with keyed.anonymous() as client:
@@ -404,8 +418,8 @@ def run(*arguments, timeout=20, env=None):
                           env=clean_environment(**(env or {})), check=False)
 
 
-FLAGS = ("listen-addr oidc-issuer oidc-client-id admin-group group-claim preview-domain ingress-class-name namespace "
-         "sandbox-namespace ratelimit-per-ip-rate ratelimit-per-user-rate ratelimit-trust-forwarded-headers "
+FLAGS = ("listen-addr probe-addr oidc-issuer oidc-client-id admin-group group-claim preview-domain ingress-class-name "
+         "namespace sandbox-namespace ratelimit-per-ip-rate ratelimit-per-user-rate ratelimit-trust-forwarded-headers "
          "cors-allowed-origins dev-auth kubeconfig version backend state-dir").split()
 
 
@@ -446,7 +460,7 @@ def test_6_1_I35_dev_auth_only_on_loopback(tmp_path, address):
 
 def test_6_1_bad_values_are_refused(tmp_path):
     for flags in (["--listen-addr=nonsense"], ["--ratelimit-per-ip-rate=fast"], ["--backend=magic"], ["--dev-auth=maybe"],
-                  ["--listen-addr=127.0.0.1:99999"], ["--max-cpu=many"]):
+                  ["--listen-addr=127.0.0.1:99999"], ["--probe-addr=nonsense"], ["--max-cpu=many"]):
         done = run("--backend=local", f"--state-dir={tmp_path}", "--listen-addr=127.0.0.1:0", "--dev-auth", *flags)
         assert done.returncode != 0, flags
         assert done.stderr or done.stdout

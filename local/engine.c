@@ -257,7 +257,7 @@ struct engine *engine_start(const struct engine_options *options, struct error *
         return NULL;
     }
     adopt_all(e);
-    e->events = events_start(e->store);
+    e->events = events_start(e->store, true);
     e->trash = trash_start(e->state, e->ids);
     if (!start_threads(e, err)) {
         engine_stop(e);

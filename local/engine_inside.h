@@ -6,15 +6,15 @@
  *   start.c      from an object to running processes
  *   first_run.c  files and initScripts of a template
  *   ending.c     processes ended, directories removed
- *   status.c     what is written to the store
  *
  * Each sandbox has an entry. A pass runs on a worker; never two for one entry at once, so what is
  * marked "pass" below needs no lock. */
 #pragma once
 
+#include "backend/events.h"
+#include "backend/lifecycle.h"
 #include "local/cgroup.h"
 #include "local/engine.h"
-#include "local/events.h"
 #include "local/host_ids.h"
 #include "local/locations.h"
 #include "local/record.h"
@@ -25,11 +25,6 @@
 
 #define ENGINE_BUCKETS 1024
 #define ENGINE_WORKERS 8
-
-#define FINALIZER         "agenttier.io/sandbox-cleanup"
-#define ACTION_ANNOTATION "agenttier.io/action"
-
-#define RESTART_LIMIT 5
 
 struct entry {
     struct entry *next;           /* in its bucket */
@@ -85,6 +80,9 @@ struct engine {
 };
 
 /* ---- engine.c */
+static inline struct sandbox_ref entry_ref(const struct entry *s) {
+    return (struct sandbox_ref){s->namespace, s->name, s->uid};
+}
 /* Both under engine->lock. The entry for that object, made when it is new. */
 struct entry *engine_entry(struct engine *e, const struct object *sandbox);
 void engine_enqueue(struct engine *e, struct entry *s);
@@ -127,13 +125,3 @@ void first_run_end(struct entry *s);
 bool end_processes(struct engine *e, struct entry *s, bool gently);
 /* Notices the end of process 1; true when there are no processes. */
 bool processes_gone(struct engine *e, struct entry *s);
-
-/* ---- status.c */
-enum write_result { WRITE_DONE, WRITE_STALE, WRITE_FAILED };
-/* Merges `patch` (taken) into the status, if the object is still the same sandbox in phase `phase`
- * (NULL = whichever). STALE: it is not: make another pass. FAILED: logged; try later. */
-enum write_result write_status(struct engine *e, struct entry *s, const char *phase, json_t *patch);
-enum write_result add_finalizer(struct engine *e, struct entry *s);
-enum write_result remove_finalizer(struct engine *e, struct entry *s);
-enum write_result remove_action(struct engine *e, struct entry *s);
-char *now_text(char out[40]);

@@ -1,6 +1,7 @@
 /* One pass over one sandbox: what its object says against what runs (controller.md 2, 9, 21.2). */
 #include "local/engine_inside.h"
 
+#include "backend/lifecycle.h"
 #include "backend/templates.h"
 #include "common/json.h"
 #include "common/log.h"
@@ -17,12 +18,7 @@
 #define RETRY_MS          500
 #define READY_TIMEOUT_MS  10000
 #define VERIFY_TIMEOUT_MS 3000
-#define STABLE_S          300
-#define BACKOFF_BASE_S    10
-#define BACKOFF_MAX_S     160
 #define LOG_MAX           (1024 * 1024)
-#define RESTARTABLE       "before restart attempt"
-#define MESSAGE_MAX       600
 
 static int64_t after_write(enum write_result r) {
     return r == WRITE_FAILED ? RETRY_MS : PASS_AGAIN;
@@ -33,55 +29,43 @@ static int64_t ending_delay(const struct entry *s) {
     return left > 10 ? left : 10;
 }
 
-static const char *action_of(const struct object *o) {
-    return json_string_value(json_object_get(json_at(o->json, "metadata.annotations"), ACTION_ANNOTATION));
-}
-static bool action_is(const struct object *o, const char *what) {
-    const char *action = action_of(o);
-    return action && strcmp(action, what) == 0;
-}
-
 /* ---- to Error ---------------------------------------------------------------------------------- */
 
 static int64_t to_error(struct engine *e, struct entry *s, const struct object *o, const char *phase,
                         const char *message) {
-    enum write_result r = write_status(
-        e, s, phase, json_pack("{s:s, s:n, s:s}", "phase", "Error", "podName", "message", message));
+    enum write_result r =
+        sandbox_write_status(e->store, entry_ref(s), phase,
+                             json_pack("{s:s, s:n, s:s}", "phase", "Error", "podName", "message", message));
     if (r != WRITE_DONE) return after_write(r);
     events_emit(e->events, o, "Warning", "Error", "%s", message);
     log_warn("sandbox failed", "sandbox", s->name, "why", message, NULL);
     return PASS_AGAIN;
 }
 
-static int64_t backoff_s(int64_t count) {
-    int64_t s = BACKOFF_BASE_S;
-    for (int64_t i = 0; i < count && s < BACKOFF_MAX_S; i++)
-        s *= 2;
-    return s < BACKOFF_MAX_S ? s : BACKOFF_MAX_S;
-}
-
 /* Process 1 ended by itself, or does not answer: controller.md 9.2. */
 static int64_t infrastructure_failure(struct engine *e, struct entry *s, const struct object *o,
                                       const char *reason) {
     int64_t count = json_integer_value(json_at(o->json, "status.restartCount")) + 1;
-    char message[MESSAGE_MAX];
-    if (count >= RESTART_LIMIT) {
-        snprintf(message, sizeof message, "Restart limit exceeded (%d attempts): %s", RESTART_LIMIT, reason);
-        enum write_result r = write_status(e, s, "Running",
-                                           json_pack("{s:s, s:n, s:s, s:I}", "phase", "Error", "podName",
-                                                     "message", message, "restartCount", (json_int_t)count));
+    char message[SANDBOX_MESSAGE_MAX];
+    if (count >= SANDBOX_RESTART_LIMIT) {
+        snprintf(message, sizeof message, "Restart limit exceeded (%d attempts): %s", SANDBOX_RESTART_LIMIT,
+                 reason);
+        enum write_result r =
+            sandbox_write_status(e->store, entry_ref(s), "Running",
+                                 json_pack("{s:s, s:n, s:s, s:I}", "phase", "Error", "podName", "message",
+                                           message, "restartCount", (json_int_t)count));
         if (r == WRITE_DONE) events_emit(e->events, o, "Warning", "Error", "%s", message);
         return after_write(r);
     }
-    snprintf(message, sizeof message, "Pod failed (%s), waiting %llds " RESTARTABLE " %lld/%d", reason,
-             (long long)backoff_s(count), (long long)count, RESTART_LIMIT);
-    enum write_result r = write_status(e, s, "Running",
-                                       json_pack("{s:s, s:n, s:s, s:I}", "phase", "Error", "podName",
-                                                 "message", message, "restartCount", (json_int_t)count));
+    sandbox_restart_message(message, reason, count);
+    enum write_result r =
+        sandbox_write_status(e->store, entry_ref(s), "Running",
+                             json_pack("{s:s, s:n, s:s, s:I}", "phase", "Error", "podName", "message",
+                                       message, "restartCount", (json_int_t)count));
     if (r != WRITE_DONE) return after_write(r);
     s->failed_at = monotonic_ms();
     events_emit(e->events, o, "Warning", "AutoRestarted", "%s; attempt %lld/%d in %llds", reason,
-                (long long)count, RESTART_LIMIT, (long long)backoff_s(count));
+                (long long)count, SANDBOX_RESTART_LIMIT, (long long)sandbox_backoff_s(count));
     log_warn("sandbox failed", "sandbox", s->name, "why", message, NULL);
     return PASS_AGAIN;
 }
@@ -100,13 +84,13 @@ static int64_t stop(struct engine *e, struct entry *s, const struct object *o, c
             log_warn("record not written", "sandbox", s->name, "why", err.message, NULL);
     }
     if (!end_processes(e, s, true)) return ending_delay(s);
-    if (action_is(o, "stop")) {
-        enum write_result r = remove_action(e, s);
+    if (sandbox_action_is(o, "stop")) {
+        enum write_result r = sandbox_remove_action(e->store, entry_ref(s));
         if (r != WRITE_DONE) return after_write(r);
     }
     const char *why = *s->record.stopping ? s->record.stopping : reason;
-    enum write_result r = write_status(
-        e, s, phase,
+    enum write_result r = sandbox_write_status(
+        e->store, entry_ref(s), phase,
         json_pack("{s:s, s:n, s:n, s:s}", "phase", "Stopped", "podName", "startedAt", "message", why));
     if (r != WRITE_DONE) return after_write(r);
     events_emit(e->events, o, "Normal", "Stopped", "%s", why);
@@ -166,7 +150,7 @@ static bool stopping(struct engine *e) {
 /* "Pod failed: "; when process 1 never answered, with the last that it said. */
 static int64_t not_ready(struct engine *e, struct entry *s, const struct object *o, const struct error *err) {
     if (stopping(e)) return PASS_NONE; /* the next Router adopts it */
-    char log[200] = "", message[MESSAGE_MAX];
+    char log[200] = "", message[SANDBOX_MESSAGE_MAX];
     if (!s->verified) launch_read_log(s->dir, log, sizeof log);
     snprintf(message, sizeof message, "Pod failed: %.380s%s%s", err->message, *log ? ": " : "", log);
     return to_error(e, s, o, "Creating", message);
@@ -174,7 +158,7 @@ static int64_t not_ready(struct engine *e, struct entry *s, const struct object 
 
 static int64_t to_running(struct engine *e, struct entry *s, const struct object *o) {
     char now[40];
-    now_text(now);
+    sandbox_now(now);
     cleanup_json json_t *resolved = NULL;
     if (!*json_str_at(o->json, "status.resolvedTemplate") || !*json_str_at(o->json, "status.podName"))
         resolved = template_resolve(e->store, o->json, NULL);
@@ -185,7 +169,7 @@ static int64_t to_running(struct engine *e, struct entry *s, const struct object
     json_object_set_new(status, "message", json_null());
     /* Whoever reads Running must be let in. */
     locations_put(e->locations, s->uid, s->socket_path);
-    enum write_result r = write_status(e, s, "Creating", status);
+    enum write_result r = sandbox_write_status(e->store, entry_ref(s), "Creating", status);
     if (r != WRITE_DONE) {
         locations_remove(e->locations, s->uid);
         return after_write(r);
@@ -214,7 +198,7 @@ static int64_t start(struct engine *e, struct entry *s, const struct object *o) 
 }
 
 static int64_t creating(struct engine *e, struct entry *s, const struct object *o) {
-    if (action_is(o, "stop")) return stop(e, s, o, "Creating", "User requested stop");
+    if (sandbox_action_is(o, "stop")) return stop(e, s, o, "Creating", "User requested stop");
     if (s->kill_at != 0) return end_processes(e, s, true) ? PASS_AGAIN : ending_delay(s);
     s->record.stopping[0] = '\0'; /* a stop that is over */
     if (s->pidfd < 0) {
@@ -234,23 +218,6 @@ static int64_t creating(struct engine *e, struct entry *s, const struct object *
 
 /* ---- Running ----------------------------------------------------------------------------------- */
 
-/* A limit in ms and when it counts from; 0 = no limit. */
-static int64_t limit_ms(const json_t *spec, const char *name) {
-    int64_t ns;
-    const char *text = json_str_at(spec, name);
-    return *text && duration_parse(text, &ns) && ns > 0 ? ns / 1000000 : 0;
-}
-
-/* Milliseconds until `limit` after the time in `field`, INT64_MAX without one. */
-static int64_t remaining(const struct object *o, const char *field, int64_t limit) {
-    time_t since;
-    if (limit == 0 || !rfc3339_parse(json_str_at(o->json, field), &since)) return INT64_MAX;
-    struct timespec now;
-    clock_gettime(CLOCK_REALTIME, &now);
-    int64_t passed = (int64_t)(now.tv_sec - since) * 1000 + now.tv_nsec / 1000000;
-    return passed >= limit ? 0 : limit - passed;
-}
-
 static void bound_log(const struct entry *s) {
     cleanup_free char *path = xasprintf("%s/log", s->dir);
     struct stat st;
@@ -261,7 +228,7 @@ static void bound_log(const struct entry *s) {
 
 static int64_t running(struct engine *e, struct entry *s, const struct object *o) {
     if (*s->record.stopping) return stop(e, s, o, "Running", s->record.stopping);
-    if (action_is(o, "stop")) return stop(e, s, o, "Running", "User requested stop");
+    if (sandbox_action_is(o, "stop")) return stop(e, s, o, "Running", "User requested stop");
     if (s->kill_at != 0 && !end_processes(e, s, true)) return ending_delay(s);
     if (processes_gone(e, s)) return infrastructure_failure(e, s, o, "Pod disappeared unexpectedly");
     cleanup_error struct error err = {0};
@@ -271,25 +238,27 @@ static int64_t running(struct engine *e, struct entry *s, const struct object *o
         return end_processes(e, s, false) ? PASS_AGAIN : ending_delay(s);
     }
     locations_put(e->locations, s->uid, s->socket_path);
-    if (action_of(o) && remove_action(e, s) == WRITE_FAILED) return RETRY_MS;
+    if (*sandbox_action(o) && sandbox_remove_action(e->store, entry_ref(s)) == WRITE_FAILED) return RETRY_MS;
     bound_log(s);
 
     if (json_integer_value(json_at(o->json, "status.restartCount")) > 0 &&
-        remaining(o, "status.startedAt", (int64_t)STABLE_S * 1000) == 0) {
-        enum write_result r = write_status(e, s, "Running", json_pack("{s:n}", "restartCount"));
+        sandbox_remaining_ms(o, "status.startedAt", (int64_t)SANDBOX_STABLE_S * 1000) == 0) {
+        enum write_result r =
+            sandbox_write_status(e->store, entry_ref(s), "Running", json_pack("{s:n}", "restartCount"));
         if (r == WRITE_DONE)
-            events_emit(e->events, o, "Normal", "RestartCountReset", "running for %d s", STABLE_S);
+            events_emit(e->events, o, "Normal", "RestartCountReset", "running for %d s", SANDBOX_STABLE_S);
         return after_write(r);
     }
     cleanup_json json_t *resolved = template_resolve(e->store, o->json, NULL);
     const json_t *spec = resolved ? resolved : json_object_get(o->json, "spec");
-    int64_t idle = remaining(o, "status.lastActivityTimestamp", limit_ms(spec, "idleTimeout"));
+    int64_t idle =
+        sandbox_remaining_ms(o, "status.lastActivityTimestamp", sandbox_limit_ms(spec, "idleTimeout"));
     if (idle == 0) {
         events_emit(e->events, o, "Normal", "IdleTimeout", "no activity for %s",
                     json_str_at(spec, "idleTimeout"));
         return stop(e, s, o, "Running", "Idle timeout exceeded");
     }
-    int64_t run = remaining(o, "status.startedAt", limit_ms(spec, "timeout"));
+    int64_t run = sandbox_remaining_ms(o, "status.startedAt", sandbox_limit_ms(spec, "timeout"));
     if (run == 0) {
         events_emit(e->events, o, "Normal", "MaxRuntimeReached", "running for %s",
                     json_str_at(spec, "timeout"));
@@ -302,35 +271,35 @@ static int64_t running(struct engine *e, struct entry *s, const struct object *o
 /* ---- Stopped, Error, deletion ------------------------------------------------------------------- */
 
 static int64_t resume(struct engine *e, struct entry *s, const char *phase, const char *message) {
-    if (remove_action(e, s) == WRITE_FAILED) return RETRY_MS;
-    return after_write(
-        write_status(e, s, phase, json_pack("{s:s, s:s}", "phase", "Creating", "message", message)));
+    if (sandbox_remove_action(e->store, entry_ref(s)) == WRITE_FAILED) return RETRY_MS;
+    return after_write(sandbox_write_status(
+        e->store, entry_ref(s), phase, json_pack("{s:s, s:s}", "phase", "Creating", "message", message)));
 }
 
 static int64_t stopped(struct engine *e, struct entry *s, const struct object *o) {
     s->record.stopping[0] = '\0';
     if (!end_processes(e, s, true)) return ending_delay(s);
-    if (action_is(o, "resume")) return resume(e, s, "Stopped", "Resuming");
-    if (action_is(o, "stop")) return after_write(remove_action(e, s));
+    if (sandbox_action_is(o, "resume")) return resume(e, s, "Stopped", "Resuming");
+    if (sandbox_action_is(o, "stop")) return after_write(sandbox_remove_action(e->store, entry_ref(s)));
     return PASS_NONE;
 }
 
 static int64_t in_error(struct engine *e, struct entry *s, const struct object *o) {
     if (!end_processes(e, s, false)) return ending_delay(s);
-    if (action_is(o, "resume")) return resume(e, s, "Error", "Resuming");
-    if (action_is(o, "stop")) return stop(e, s, o, "Error", "User requested stop");
+    if (sandbox_action_is(o, "resume")) return resume(e, s, "Error", "Resuming");
+    if (sandbox_action_is(o, "stop")) return stop(e, s, o, "Error", "User requested stop");
     const char *message = json_str_at(o->json, "status.message");
-    int64_t count = json_integer_value(json_at(o->json, "status.restartCount"));
-    if (strstr(message, RESTARTABLE) && count < RESTART_LIMIT) {
+    if (sandbox_restartable(o)) {
+        int64_t count = json_integer_value(json_at(o->json, "status.restartCount"));
         if (s->failed_at == 0) s->failed_at = monotonic_ms(); /* after a restart of the Router */
-        int64_t left = s->failed_at + backoff_s(count) * 1000 - monotonic_ms();
+        int64_t left = s->failed_at + sandbox_backoff_s(count) * 1000 - monotonic_ms();
         if (left > 0) return left;
         s->failed_at = 0;
-        enum write_result r =
-            write_status(e, s, "Error", json_pack("{s:s, s:n}", "phase", "Creating", "message"));
+        enum write_result r = sandbox_write_status(e->store, entry_ref(s), "Error",
+                                                   json_pack("{s:s, s:n}", "phase", "Creating", "message"));
         if (r == WRITE_DONE)
             events_emit(e->events, o, "Normal", "Restarting", "attempt %lld/%d", (long long)count,
-                        RESTART_LIMIT);
+                        SANDBOX_RESTART_LIMIT);
         return after_write(r);
     }
     /* What was missing may have come: a template, an image. */
@@ -338,7 +307,8 @@ static int64_t in_error(struct engine *e, struct entry *s, const struct object *
         strncmp(message, "Template resolution failed", 26) == 0 || strncmp(message, "rootfs ", 7) == 0;
     if (!missing) return PASS_NONE;
     if (!start_possible(e, o)) return RESYNC_MS;
-    return after_write(write_status(e, s, "Error", json_pack("{s:s, s:n}", "phase", "Creating", "message")));
+    return after_write(sandbox_write_status(e->store, entry_ref(s), "Error",
+                                            json_pack("{s:s, s:n}", "phase", "Creating", "message")));
 }
 
 /* Everything of it goes; only then may the name be used again. */
@@ -353,15 +323,10 @@ static int64_t erase(struct engine *e, struct entry *s) {
 }
 
 static int64_t deleting(struct engine *e, struct entry *s, const struct object *o) {
-    bool ours = false;
-    const json_t *list = json_at(o->json, "metadata.finalizers");
-    for (size_t i = 0; i < json_array_size(list); i++) {
-        const char *text = json_string_value(json_array_get(list, i));
-        ours = ours || (text && strcmp(text, FINALIZER) == 0);
-    }
+    bool ours = sandbox_has_finalizer(o);
     int64_t next = erase(e, s);
     if (next != PASS_AGAIN || !ours) return next == PASS_AGAIN ? PASS_NONE : next;
-    enum write_result r = remove_finalizer(e, s);
+    enum write_result r = sandbox_remove_finalizer(e->store, entry_ref(s));
     if (r == WRITE_DONE) {
         events_emit(e->events, o, "Normal", "Deleted", "the sandbox and its workspace are gone");
         log_info("sandbox deleted", "sandbox", s->name, NULL);
@@ -379,15 +344,6 @@ static int64_t vanished(struct engine *e, struct entry *s) {
     return PASS_NONE;
 }
 
-static bool has_finalizer(const struct object *o) {
-    const json_t *list = json_at(o->json, "metadata.finalizers");
-    for (size_t i = 0; i < json_array_size(list); i++) {
-        const char *text = json_string_value(json_array_get(list, i));
-        if (text && strcmp(text, FINALIZER) == 0) return true;
-    }
-    return false;
-}
-
 int64_t reconcile(struct engine *e, struct entry *s) {
     cleanup_object struct object *o = e->store->ops->get(e->store, KIND_SANDBOX, s->namespace, s->name);
     bool here = o && strcmp(o->uid, s->uid) == 0;
@@ -398,13 +354,14 @@ int64_t reconcile(struct engine *e, struct entry *s) {
     }
     if (!here) return vanished(e, s);
     if (*json_str_at(o->json, "metadata.deletionTimestamp")) return deleting(e, s, o);
-    if (!has_finalizer(o)) {
-        enum write_result r = add_finalizer(e, s);
+    if (!sandbox_has_finalizer(o)) {
+        enum write_result r = sandbox_add_finalizer(e->store, entry_ref(s));
         if (r != WRITE_DONE) return after_write(r);
     }
     const char *phase = json_str_at(o->json, "status.phase");
     if (!*phase) {
-        enum write_result r = write_status(e, s, "", json_pack("{s:s}", "phase", "Creating"));
+        enum write_result r =
+            sandbox_write_status(e->store, entry_ref(s), "", json_pack("{s:s}", "phase", "Creating"));
         if (r == WRITE_DONE) events_emit(e->events, o, "Normal", "Creating", "the sandbox is being created");
         return after_write(r);
     }

@@ -1,5 +1,5 @@
 /* The writer of events. */
-#include "local/events.h"
+#include "backend/events.h"
 
 #include "common/json.h"
 #include "common/log.h"
@@ -26,6 +26,7 @@ struct events {
     struct waiting *first, **last;
     size_t count;
     bool stopping;
+    bool prune;
     bool written; /* since the last pruning */
 };
 
@@ -78,7 +79,7 @@ static void *run(void *arg) {
             json_decref(w->object);
             free(w);
             pthread_mutex_lock(&e->lock);
-            e->written = true;
+            e->written = e->prune;
             continue;
         }
         if (e->stopping) break;
@@ -99,11 +100,12 @@ static void *run(void *arg) {
     return NULL;
 }
 
-struct events *events_start(struct store *store) {
+struct events *events_start(struct store *store, bool prune) {
     struct events *e = xcalloc(1, sizeof *e);
     e->store = store;
     e->last = &e->first;
-    e->written = true; /* old ones may be there */
+    e->prune = prune;
+    e->written = prune; /* old ones may be there */
     pthread_mutex_init(&e->lock, NULL);
     pthread_condattr_t attr;
     pthread_condattr_init(&attr);

@@ -1,5 +1,5 @@
 /* Events of sandboxes (controller.md 3), written by a thread of their own so that no sandbox waits for them,
- * and pruned: an hour, and so many per sandbox. */
+ * and pruned where nobody else does it: an hour, and so many per sandbox. */
 #pragma once
 
 #include "backend/store.h"
@@ -8,7 +8,8 @@
 #define EVENTS_MAX_AGE_S   3600
 
 struct events;
-struct events *events_start(struct store *store);
+/* `prune`: keep to the limits above; false on a cluster, whose apiserver forgets events itself. */
+struct events *events_start(struct store *store, bool prune);
 void events_stop(struct events *events); /* writes what is waiting */
 
 /* `type` is "Normal" or "Warning". Never fails: what cannot be written is logged. */

@@ -30,9 +30,10 @@ enum access_op {
     ACCESS_WRITE,  /* args: {path, size?}. Writes are the content. result: {path, bytes, etag, created} */
     ACCESS_MKDIR,  /* args: {path}. Parents too. result: {path, created} */
     ACCESS_REMOVE, /* args: {path, recursive}. result: {} */
-    ACCESS_ARCHIVE_READ,  /* args: {path}. Data: a tar stream (pax) of the directory, channel 1 */
-    ACCESS_ARCHIVE_WRITE, /* args: {path}. Writes are a tar stream, unpacked under path.
+    ACCESS_ARCHIVE_READ,  /* args: {path, within?}. Data: a tar stream (pax) of the directory, channel 1 */
+    ACCESS_ARCHIVE_WRITE, /* args: {path, within?}. Writes are a tar stream, unpacked under path.
                            * result: {path, entries, bytes} */
+    /* within: a directory that path must not leave, also not by a symbolic link on the way: 400 bad_path */
     ACCESS_DIAL,          /* args: {port}. on_connected */
 };
 /* entry: {name, size, isDir, mode, modifiedAt, linkTarget?} as in http-api.md 2.9, and

@@ -86,6 +86,13 @@ static bool append_target(enum access_op op, const json_t *args, bool pass_fd, s
         break;
     default:
         if (!append_path(args, out, err)) return false;
+        if (op == ACCESS_ARCHIVE_READ || op == ACCESS_ARCHIVE_WRITE) {
+            const char *within = json_string_value(json_object_get(args, "within"));
+            if (within) {
+                buffer_append_str(out, "&within=");
+                percent_encode(slice_of(within), "/", out);
+            }
+        }
         if (op == ACCESS_REMOVE && json_is_true(json_object_get(args, "recursive")))
             buffer_append_str(out, "&recursive=true");
         break;

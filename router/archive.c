@@ -207,7 +207,7 @@ void archive_read(struct request *r) {
     c->pack = pack;
     c->path = buffer_steal(&path, NULL);
     request_stream(r, &ops, c);
-    cleanup_json json_t *args = json_pack("{s:s}", "path", c->path);
+    cleanup_json json_t *args = json_pack("{s:s, s:s}", "path", c->path, "within", WORKSPACE);
     c->stream =
         access_open(r->backend->access, r->uv, r->sandbox, ACCESS_ARCHIVE_READ, args, &events, c, &err);
     c->relay.stream = c->stream;

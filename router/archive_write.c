@@ -6,6 +6,7 @@
 #include "router/archive_args.h"
 #include "router/archive_unpack.h"
 #include "router/handlers.h"
+#include "router/sandbox_path.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -286,7 +287,7 @@ void archive_write(struct request *r) {
     u->spool = -1;
     u->decided = given || archive_format_of_type(request_header(r, "Content-Type"), &format);
     u->format = format;
-    u->args = json_pack("{s:s}", "path", path.data);
+    u->args = json_pack("{s:s, s:s}", "path", path.data, "within", WORKSPACE);
     request_stream(r, &ops, u);
     router_touch(r);
 }

@@ -108,12 +108,25 @@ static bool pack_directory(struct packer *p, int fd, const char *prefix, int dep
     return ok;
 }
 
+/* The directory that "path" names, inside of "within" when that is given. */
+static int open_directory(struct request *r, struct buffer *path, bool create, struct error *err) {
+    cleanup_buffer struct buffer raw = {0}, within = {0};
+    if (!path_from_query(r, path, err)) return -1;
+    int given = request_query(r, "within", &raw);
+    if (given < 0) return error_set(err, 400, "bad_path", "\"within\" is badly encoded"), -1;
+    if (given > 0)
+        return path_clean(buffer_slice(&raw), &within, err)
+                   ? path_open_within(within.data, path->data, create, err)
+                   : -1;
+    bool created;
+    if (create && !path_make_directories(path->data, &created, err)) return -1;
+    return path_open(path->data, O_RDONLY | O_DIRECTORY | (create ? 0 : O_NOFOLLOW), 0, err);
+}
+
 void archive_get(struct request *r) {
     cleanup_error struct error err = {0};
     cleanup_buffer struct buffer path = {0};
-    cleanup_close int fd = path_from_query(r, &path, &err)
-                               ? path_open(path.data, O_RDONLY | O_DIRECTORY | O_NOFOLLOW, 0, &err)
-                               : -1;
+    cleanup_close int fd = open_directory(r, &path, false, &err);
     if (fd < 0) {
         reply_error(r->conn, &err);
         return;
@@ -291,10 +304,8 @@ void archive_put(struct request *r) {
     cleanup_error struct error err = {0};
     cleanup_buffer struct buffer path = {0}, out = {0};
     struct unpacker u = {.root = -1, .fd = -1};
-    bool created;
-    bool ok = path_from_query(r, &path, &err) && path_make_directories(path.data, &created, &err);
-    if (ok) u.root = path_open(path.data, O_RDONLY | O_DIRECTORY, 0, &err);
-    ok = ok && u.root >= 0 && unpack(r, &u, &err);
+    u.root = open_directory(r, &path, true, &err);
+    bool ok = u.root >= 0 && unpack(r, &u, &err);
     if (u.fd >= 0) close(u.fd);
     if (u.root >= 0) close(u.root);
     free(u.path);

@@ -169,6 +169,55 @@ int path_open_parent(const char *path, bool create, mode_t umask_bits, const cha
     return path_open(parent, O_RDONLY | O_DIRECTORY, 0, err);
 }
 
+/* Whether `dir` is `root` or below it: up by ".." until one of them, or the top, is met. */
+static bool is_below(int dir, int root) {
+    struct stat top, at, up;
+    if (fstat(root, &top) != 0 || fstat(dir, &at) != 0) return false;
+    cleanup_close int fd = -1;
+    for (int depth = 0; depth < PATH_BYTES_MAX; depth++) {
+        if (at.st_dev == top.st_dev && at.st_ino == top.st_ino) return true;
+        int next = openat(fd < 0 ? dir : fd, "..", O_PATH | O_DIRECTORY | O_CLOEXEC);
+        if (fd >= 0) close(fd);
+        fd = next;
+        if (fd < 0 || fstat(fd, &up) != 0) return false;
+        if (up.st_dev == at.st_dev && up.st_ino == at.st_ino) return false;
+        at = up;
+    }
+    return false;
+}
+
+int path_open_within(const char *within, const char *path, bool create, struct error *err) {
+    size_t n = strlen(within);
+    cleanup_close int root = path_open(within, O_RDONLY | O_DIRECTORY, 0, err);
+    if (root < 0) return -1;
+    if (strncmp(path, within, n) != 0 || (path[n] && path[n] != '/' && n > 1)) {
+        error_set(err, 400, "bad_path", "%.300s is not below %.300s", path, within);
+        return -1;
+    }
+    cleanup_close int dir = fcntl(root, F_DUPFD_CLOEXEC, 0);
+    cleanup_free char *rest = xstrdup(path + n);
+    char *save = NULL;
+    /* A component at a time, and each one looked at before anything is made in it: a link that is put in
+     * the way meanwhile is found out like one that was there. */
+    for (char *name = strtok_r(rest, "/", &save); name; name = strtok_r(NULL, "/", &save)) {
+        if (create && mkdirat(dir, name, 0777) != 0 && errno != EEXIST && errno != EROFS && errno != EACCES)
+            return path_error(err, errno, path), -1;
+        int next = open_how(dir, name, all_flags(O_RDONLY | O_DIRECTORY), 0, RESOLVE_NO_MAGICLINKS);
+        int errnum = errno;
+        close(dir);
+        dir = next;
+        if (dir < 0) {
+            path_error(err, errnum, path);
+            if (create && errnum == ENOTDIR) err->status = 409;
+            return -1;
+        }
+        if (is_below(dir, root)) continue;
+        error_set(err, 400, "bad_path", "%.300s leads out of %.300s by a symbolic link", path, within);
+        return -1;
+    }
+    return path_on_real_fs(dir, path, err) ? steal_fd(dir) : -1;
+}
+
 int path_open_beneath(int root, const char *relative, int flags, mode_t mode, struct error *err) {
     int fd = open_how(root, relative, all_flags(flags) | O_NOFOLLOW, mode,
                       RESOLVE_BENEATH | RESOLVE_NO_SYMLINKS | RESOLVE_NO_MAGICLINKS);

@@ -22,6 +22,10 @@ bool path_clean(struct slice raw, struct buffer *out, struct error *err);
 int path_open(const char *path, int flags, mode_t mode, struct error *err);
 /* The directory that holds the last component, and that component (points into `path`). */
 int path_open_parent(const char *path, bool create, mode_t umask_bits, const char **name, struct error *err);
+/* The directory `path`, which must be the directory `within` or below it also after every symbolic link on
+ * the way was followed; with `create` what is missing is made, never outside. 400 bad_path when it leads
+ * out. Both clean. (lesson S12) */
+int path_open_within(const char *within, const char *path, bool create, struct error *err);
 /* Below the directory `root`, a relative path of clean components, no symlink on the way.
  * 400 bad_archive when it would leave or pass a symlink. */
 int path_open_beneath(int root, const char *relative, int flags, mode_t mode, struct error *err);

@@ -93,6 +93,48 @@ def test_2_9_a_link_out_of_the_workspace_is_not_followed(box):
     box.run("rm /workspace/out")
 
 
+@pytest.mark.parametrize("target", ["/tmp/outside", "../tmp/outside", "/"])
+def test_S12_a_link_in_the_middle_of_the_path_leads_nowhere_else(box, target):
+    """Neither out of the workspace nor into it: what the path means after its links is what counts."""
+    box.run("mkdir -p /tmp/outside/sub/tmp && echo secret > /tmp/outside/sub/file && ln -sfnT %s /workspace/mid" % target)
+    below = {"/": "mid/tmp/outside/sub"}.get(target, "mid/sub")
+    for path in (f"/workspace/{below}", f"/workspace/mid/./../mid/{below.partition('/')[2]}", "/workspace/mid"):
+        assert error_of(box.get("/archive", params={"path": path}), 400)["code"] == "bad_path"
+        error_of(unpack(box, make_tar(("new-file", "file", b"x")), path=path), 400)
+        error_of(unpack(box, make_tar(("new-file", "file", b"x")), path=path + "/new/deep"), 400)
+    assert box.run("cd /tmp/outside && find . | sort").split() == [".", "./sub", "./sub/file", "./sub/tmp"]
+    box.run("rm -r /workspace/mid /tmp/outside")
+
+
+@pytest.mark.parametrize("target", ["real", "/workspace/real", "../workspace/real"])
+def test_S12_a_link_that_stays_inside_is_followed(box, target):
+    box.run("mkdir -p /workspace/real/sub && echo 1 > /workspace/real/sub/f && ln -sfnT %s /workspace/alias" % target)
+    assert fetch(box, "/workspace/alias/sub")[1].read("f") == b"1\n"
+    assert unpack(box, make_tar(("g", "file", b"2")), path="/workspace/alias/made/here").status_code == 200
+    assert box.read("/workspace/real/made/here/g") == b"2"
+    box.run("rm -r /workspace/real /workspace/alias")
+
+
+def test_S12_a_directory_swapped_for_a_link_while_archives_come_and_go(box):
+    box.run("mkdir -p /tmp/target /workspace/swap/d && echo secret > /tmp/target/secret && echo own > /workspace/swap/d/own")
+    box.write("/tmp/swap.py", b"""
+import ctypes, os, time
+os.chdir('/workspace/swap')
+os.symlink('/tmp/target', 'l')
+libc = ctypes.CDLL(None)
+while not os.path.exists('/workspace/swap/stop'):
+    for _ in range(100):
+        libc.renameat2(-100, b'd', -100, b'l', 2)  # AT_FDCWD, RENAME_EXCHANGE
+""")
+    box.run("nohup python3 /tmp/swap.py > /dev/null 2>&1 &")
+    for _ in range(40):
+        answer = box.get("/archive", params={"path": "/workspace/swap/d", "format": "tar"})
+        assert b"secret" not in answer.content
+        unpack(box, make_tar(("put", "file", b"x")), path="/workspace/swap/d/e")
+    assert box.run("ls -R /tmp/target").split() == ["/tmp/target:", "secret"]
+    box.run("touch /workspace/swap/stop; while pgrep -f swap[.]py; do sleep 0.1; done; rm -rf /workspace/swap /tmp/target")
+
+
 def test_2_9_large_archive_is_streamed(box):
     box.run("mkdir -p /workspace/large && cd /workspace/large && head -c 20000000 /dev/urandom > random && "
             "truncate -s 200000000 sparse && for i in $(seq 300); do echo $i > f$i; done", timeout=60)

@@ -3,6 +3,8 @@
 
 #include "router/router.h"
 
+#include <microhttpd.h>
+
 /* Byte-exact membership in the comma-separated list; "*" never matches. */
 static bool origin_allowed(const char *list, const char *origin) {
     if (strcmp(origin, "*") == 0) return false;
@@ -18,6 +20,10 @@ static bool origin_allowed(const char *list, const char *origin) {
 static bool from_allowed_origin(struct request *r) {
     const char *origin = request_header(r, "Origin");
     return origin && origin[0] && origin_allowed(r->router->config->cors_allowed_origins, origin);
+}
+
+bool cors_allows_origin(struct request *r) {
+    return from_allowed_origin(r);
 }
 
 static bool is_preview_path(struct slice path) {

@@ -3,10 +3,12 @@
 
 #include "router/request.h"
 
-#include <microhttpd.h>
+struct MHD_Response;
 
 /* Answers an OPTIONS request and returns true; other requests, and OPTIONS to a previewed
  * application that no configured origin asks for, are left alone. */
 bool cors_handle(struct request *r);
 /* The headers for a configured origin; nothing for any other. */
 void cors_add_headers(struct request *r, struct MHD_Response *response);
+/* Whether the request comes from a page of a configured origin. */
+bool cors_allows_origin(struct request *r);

@@ -72,7 +72,10 @@ void exchange_doom(struct exchange *x) {
     x->out_aborted = true;
     if (x->stage != STAGE_WORKER) close_stream(x, true);
     /* A worker's result is dropped when it comes back (after_work wakes the connection). */
-    if (x->stage != STAGE_WORKER) exchange_wake(x);
+    if (x->stage == STAGE_UPGRADED)
+        reply_upgrade_close(x);
+    else if (x->stage != STAGE_WORKER)
+        exchange_wake(x);
 }
 
 bool exchange_too_slow(struct exchange *x, int64_t now) {
@@ -188,6 +191,7 @@ static void begin(struct exchange *x, const char *method, const char *version) {
         return;
     }
     r->body_length = x->framing.body_length;
+    r->http_1_0 = strcmp(version, "HTTP/1.0") == 0;
     r->target = slice_of(x->target);
     if (!method_valid(method, &err) || !target_parse(r->target, &x->path, &r->query, &err)) {
         x->close_after = true; /* who sends this is not to be trusted with what follows */
@@ -354,7 +358,7 @@ static void log_access(struct exchange *x) {
 void exchange_completed(struct exchange *x, bool ok) {
     struct request *r = &x->request;
     close_stream(x, !ok || x->out_aborted);
-    if (r->router && x->status)
+    if (r->router && x->status && !x->upgrade)
         metrics_count(r->router->metrics, r->route, x->status, uv_hrtime() - x->started_ns);
     if (r->router) log_access(x);
     if (x->response) MHD_destroy_response(x->response);

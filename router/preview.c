@@ -3,11 +3,16 @@
  * into the sandbox (backend/access.h) and the connection (router/upstream.h); what of the heads passes is
  * decided in router/preview_headers.c. (http-api.md 2.11; lessons I18 to I27)
  *
- * An upgrade (WebSocket) is refused with 501: the server cannot hand over its connection yet. When it
- * can, forward() is the place: dial, send a head with the checked Upgrade, splice after a checked 101. */
+ * An upgrade (WebSocket) that the application grants (router/preview_upgrade.h) turns both connections into
+ * a tunnel (router/tunnel.h). One that it does not grant is answered like any other request. */
+#include "router/activity.h"
+#include "router/cors.h"
 #include "router/handlers.h"
 #include "router/ports.h"
 #include "router/preview_headers.h"
+#include "router/preview_upgrade.h"
+#include "router/router.h"
+#include "router/tunnel.h"
 #include "router/upstream.h"
 
 #include <stdio.h>
@@ -44,7 +49,16 @@ struct preview {
     bool retried;
     bool dropping; /* answered: the rest of the body is of no use */
     struct early_answer early;
+    struct preview_upgrade upgrade; /* what is asked for, if anything */
+    struct tunnel *tunnel;
+    bool tunnelled;  /* counted among the pool's tunnels */
+    int upgraded_fd; /* the application's side while the 101 goes out, else -1 */
 };
+
+/* Not those of a request: a connection lives for hours, silence on it is bounded (lesson I19). */
+#define TUNNEL_IDLE_MS     (3600 * 1000)
+#define TUNNEL_LIFETIME_MS (24 * 3600 * 1000)
+#define TUNNEL_HALF_MS     (30 * 1000)
 
 static void forward(struct preview *p);
 
@@ -214,6 +228,8 @@ static void on_head(void *ctx, const struct http1_head *head, const struct slice
         start_timer(p, STALL_TIMEOUT_MS, STALL_TIMEOUT_MS);
         return;
     }
+    /* An upgrade that was not granted: a client that has sent ahead must not have that taken for requests. */
+    if (p->upgrade.protocol[0]) reply_header(r, "Connection", "close");
     if (head->status == 204 || head->status == 304) {
         reply_empty(r, head->status);
     } else if (whole && strcmp(r->method, "HEAD") != 0) {
@@ -247,6 +263,61 @@ static void on_answer_end(void *ctx) {
     else
         flush_early(p);
     if (resume) request_body_resume(r);
+}
+
+/* ---- An upgrade ---- */
+
+static void on_tunnel_activity(void *ctx) {
+    struct preview *p = ctx;
+    router_touch(p->r);
+}
+
+static void on_tunnel_end(void *ctx) {
+    struct preview *p = ctx;
+    tunnel_close(steal_ptr(p->tunnel));
+    request_upgrade_end(p->r);
+}
+
+static const struct tunnel_events tunnel_events = {.on_activity = on_tunnel_activity,
+                                                   .on_end = on_tunnel_end};
+
+static void on_client_socket(struct request *r, int fd, struct slice ahead) {
+    struct preview *p = r->state;
+    int upstream = p->upgraded_fd;
+    p->upgraded_fd = -1;
+    struct tunnel_limits limits = {.idle_ms = TUNNEL_IDLE_MS,
+                                   .lifetime_ms = TUNNEL_LIFETIME_MS,
+                                   .half_ms = TUNNEL_HALF_MS,
+                                   .tick_ms = router_touch_interval_ms(r)};
+    if (limits.tick_ms > TUNNEL_HALF_MS) limits.tick_ms = TUNNEL_HALF_MS;
+    p->tunnel =
+        tunnel_open(r->uv, fd, upstream, buffer_slice(&p->early.body), ahead, &limits, &tunnel_events, p);
+    buffer_free(&p->early.body);
+    if (!p->tunnel) request_upgrade_end(r);
+}
+
+static void on_upgrade(void *ctx, const struct http1_head *head, struct slice rest) {
+    struct preview *p = ctx;
+    struct request *r = p->r;
+    cleanup_error struct error err = {0};
+    if (!preview_upgrade_granted(&p->upgrade, head, &err)) {
+        give_up(p, &err);
+        return;
+    }
+    if (!upstream_pool_to_tunnel(r->upstreams)) {
+        error_set(&err, 503, "proxy_overloaded", "%d upgraded connections are open on this server's thread",
+                  UPSTREAM_MAX_TUNNELS);
+        err.retry_after = 10;
+        give_up(p, &err);
+        return;
+    }
+    p->tunnelled = true;
+    struct preview_place place = place_of(p, port_of_request(r));
+    preview_answer_headers(&place, head, upstream_pool_scratch(r->upstreams), emit_header, r);
+    reply_header(r, "Upgrade", p->upgrade.protocol);
+    buffer_append(&p->early.body, rest.ptr, rest.len);
+    p->upgraded_fd = upstream_detach(steal_ptr(p->upstream));
+    reply_upgrade(r, on_client_socket);
 }
 
 /* ---- The request ---- */
@@ -287,6 +358,7 @@ static const struct upstream_events upstream_events = {
     .on_writable = on_upstream_writable,
     .on_end = on_answer_end,
     .on_error = on_upstream_error,
+    .on_upgrade = on_upgrade,
 };
 
 struct header_list {
@@ -322,6 +394,7 @@ static void forward(struct preview *p) {
                                       .auth_method = r->identity.auth_method,
                                       .framing = p->framing,
                                       .content_length = r->body_length > 0 ? (uint64_t)r->body_length : 0,
+                                      .upgrade = p->upgrade.protocol,
                                       .headers = list.items,
                                       .header_count = list.count};
     struct buffer *head = upstream_pool_scratch(r->upstreams);
@@ -336,6 +409,7 @@ static void forward(struct preview *p) {
     }
     upstream_send(p->upstream, r->method, buffer_slice(head), p->framing, request.content_length,
                   &upstream_events, p);
+    if (p->upgrade.protocol[0]) upstream_allow_upgrade(p->upstream);
     if (p->body_done) upstream_finish(p->upstream);
     if (p->body_waits) {
         p->body_waits = false;
@@ -425,7 +499,12 @@ static void on_close(struct request *r, bool aborted) {
     r->state = NULL;
     access_close(steal_ptr(p->dial));
     upstream_close(steal_ptr(p->upstream));
-    upstream_pool_leave(r->upstreams);
+    tunnel_close(steal_ptr(p->tunnel));
+    if (p->upgraded_fd >= 0) close(p->upgraded_fd);
+    if (p->tunnelled)
+        upstream_pool_leave_tunnel(r->upstreams);
+    else
+        upstream_pool_leave(r->upstreams);
     buffer_free(&p->base_url);
     buffer_free(&p->early.headers);
     buffer_free(&p->early.body);
@@ -438,10 +517,24 @@ static void on_close(struct request *r, bool aborted) {
 static const struct stream_ops preview_ops = {
     .on_body = on_body, .on_body_end = on_body_end, .on_writable = on_writable, .on_close = on_close};
 
-/* An upgrade that must not be ignored; "h2c" may be (RFC 9110 7.8). */
-static bool wants_upgrade(struct request *r) {
-    const char *connection = request_header(r, "Connection"), *upgrade = request_header(r, "Upgrade");
-    return connection && upgrade && strcasestr(connection, "upgrade") && strcasecmp(upgrade, "h2c") != 0;
+/* What the request asks to be upgraded to, and whether it may. */
+static bool check_upgrade(struct request *r, struct preview_upgrade *upgrade, struct error *err) {
+    struct header_list list;
+    *upgrade = (struct preview_upgrade){0};
+    if (!request_header(r, "Upgrade")) return true;
+    list.count = 0;
+    request_each_header(r, collect_header, &list);
+    if (!preview_upgrade_wanted(list.items, list.count, r->method, r->http_1_0, r->body_length, upgrade, err))
+        return false;
+    if (!upgrade->protocol[0] || r->identity.auth_method != AUTH_BY_DEV) return true;
+    /* Whoever can reach this server is let in: a page elsewhere in the same person's browser must not be. */
+    cleanup_buffer struct buffer base = {0};
+    request_base_url(r, &base);
+    const char *origin = request_header(r, "Origin");
+    if (preview_upgrade_origin(origin, buffer_slice(&base)) || cors_allows_origin(r)) return true;
+    error_set(err, 403, "origin_not_allowed",
+              "a page of this origin may not open connections; --cors-allowed-origins lists those that may");
+    return false;
 }
 
 static bool check(struct request *r, int port, char prefix[PREVIEW_PREFIX_MAX], struct error *err) {
@@ -454,13 +547,6 @@ static bool check(struct request *r, int port, char prefix[PREVIEW_PREFIX_MAX], 
             err, 404, "port_not_forwarded",
             "port %d of this sandbox is not forwarded: POST /api/v1/sandboxes/%s/ports with {\"port\": %d}",
             port, r->sandbox->name, port);
-        return false;
-    }
-    if (wants_upgrade(r)) {
-        error_set(err, 501, "upgrade_not_supported",
-                  "previews do not carry WebSocket or other upgrades yet: use plain HTTP, long polling or "
-                  "server-sent "
-                  "events");
         return false;
     }
     if (!upstream_pool_admit(r->upstreams)) {
@@ -482,12 +568,16 @@ void preview_proxy(struct request *r) {
     cleanup_error struct error err = {0};
     int port = port_of_request(r);
     char prefix[PREVIEW_PREFIX_MAX];
-    if (!check(r, port, prefix, &err)) {
+    struct preview_upgrade upgrade;
+    if (!check_upgrade(r, &upgrade, &err) || !check(r, port, prefix, &err)) {
         reply_failure(r, &err);
         return;
     }
+    router_touch(r);
     struct preview *p = xcalloc(1, sizeof *p);
     p->r = r;
+    p->upgrade = upgrade;
+    p->upgraded_fd = -1;
     memcpy(p->prefix, prefix, sizeof p->prefix);
     p->body_done = r->body_length == 0;
     p->framing = r->body_length < 0   ? HTTP1_BODY_CHUNKED
@@ -497,8 +587,9 @@ void preview_proxy(struct request *r) {
     request_stream(r, &preview_ops, p);
     /* Applications close connections that were idle, often without notice: what must not be sent twice
      * goes only over one that was used a moment ago. */
-    p->upstream = upstream_reuse(r->upstreams, r->sandbox->uid, port,
-                                 repeatable(r) ? UPSTREAM_IDLE_MS : UPSTREAM_FRESH_MS);
+    if (!upgrade.protocol[0])
+        p->upstream = upstream_reuse(r->upstreams, r->sandbox->uid, port,
+                                     repeatable(r) ? UPSTREAM_IDLE_MS : UPSTREAM_FRESH_MS);
     if (p->upstream)
         forward(p);
     else

@@ -356,6 +356,8 @@ static bool add_our_headers(const struct preview_request *request, struct buffer
 }
 
 static bool add_framing(const struct preview_request *request, struct buffer *out) {
+    if (request->upgrade && request->upgrade[0])
+        return buffer_printf(out, "Connection: Upgrade\r\nUpgrade: %s\r\n", request->upgrade);
     if (request->framing == HTTP1_BODY_CHUNKED)
         return buffer_append_str(out, "Transfer-Encoding: chunked\r\n");
     /* RFC 9110 8.6: a method that expects a body says when there is none. */

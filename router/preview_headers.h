@@ -45,6 +45,7 @@ struct preview_request {
     enum auth_method auth_method;
     enum http1_framing framing; /* of the body as we send it */
     uint64_t content_length;
+    const char *upgrade;                /* the protocol that is asked for, or "" */
     const struct http1_header *headers; /* of the client, all of them */
     size_t header_count;
 };

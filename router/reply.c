@@ -4,7 +4,9 @@
 
 #include "common/json.h"
 #include "router/cors.h"
+#include "router/metrics.h"
 
+#include <fcntl.h>
 #include <stdio.h>
 
 void reply_header(struct request *r, const char *name, const char *value) {
@@ -43,7 +45,8 @@ enum MHD_Result reply_queue(struct exchange *x) {
     add_header(x->response, "X-Request-ID", r->request_id);
     add_header(x->response, "X-Content-Type-Options", "nosniff");
     cors_add_headers(r, x->response);
-    if (x->close_after || atomic_load(&r->router->draining)) add_header(x->response, "Connection", "close");
+    if (!x->on_socket && (x->close_after || atomic_load(&r->router->draining)))
+        add_header(x->response, "Connection", "close");
     x->stage = STAGE_REPLY;
     return MHD_queue_response(x->connection, (unsigned)x->status, x->response);
 }
@@ -211,4 +214,42 @@ void reply_stream_abort(struct request *r) {
 
 bool reply_started(const struct request *r) {
     return r->exchange->response != NULL;
+}
+
+/* ---- Upgrades ---- */
+
+void reply_upgrade_close(struct exchange *x) {
+    struct MHD_UpgradeResponseHandle *handle = x->upgrade;
+    if (!handle || x->upgrade_closed) return;
+    x->upgrade_closed = true;
+    MHD_upgrade_action(handle, MHD_UPGRADE_ACTION_CLOSE);
+    x->loop->run_again = true;
+    uv_async_send(&x->loop->wake);
+}
+
+void request_upgrade_end(struct request *r) {
+    reply_upgrade_close(r->exchange);
+}
+
+/* The head of the 101 went out. */
+static void on_upgraded(void *ctx, struct MHD_Connection *connection, void *state, const char *ahead,
+                        size_t ahead_len, MHD_socket fd, struct MHD_UpgradeResponseHandle *handle) {
+    (void)connection, (void)state;
+    struct exchange *x = ctx;
+    struct request *r = &x->request;
+    connection_unwatch_hangup(x->client);
+    x->upgrade = handle;
+    x->stage = STAGE_UPGRADED;
+    metrics_count(r->router->metrics, r->route, x->status, uv_hrtime() - x->started_ns);
+    int copy = x->doomed || !r->stream ? -1 : fcntl(fd, F_DUPFD_CLOEXEC, 0);
+    if (copy < 0)
+        reply_upgrade_close(x);
+    else
+        x->on_socket(r, copy, slice_make(ahead, ahead_len));
+}
+
+void reply_upgrade(struct request *r, void (*on_socket)(struct request *r, int fd, struct slice ahead)) {
+    struct exchange *x = r->exchange;
+    x->on_socket = on_socket;
+    ready(r, 101, MHD_create_response_for_upgrade(on_upgraded, x));
 }

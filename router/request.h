@@ -48,6 +48,7 @@ struct request {
     struct object *sandbox; /* for AUTH_SANDBOX_*: owned by the request, stays valid */
     json_t *body;           /* for JSON routes: an object */
     int64_t body_length;    /* Content-Length, -1 = chunked, 0 = none */
+    bool http_1_0;          /* no upgrades there */
 
     const struct stream_ops *stream;
     void *state; /* the handler's own */
@@ -95,6 +96,17 @@ size_t reply_stream_write(struct request *r, const char *data, size_t len);
 void reply_stream_end(struct request *r);
 /* Cuts the connection without the final chunk: the client sees that the body is incomplete. */
 void reply_stream_abort(struct request *r);
+
+/* ---- Upgrades ---- */
+/* Answers 101 to a ROUTE_STREAM request without a body, with the headers set so far (Upgrade among them;
+ * Connection is added), and hands the client's connection over: when the head went out, `on_socket` gets a
+ * descriptor of it (non-blocking, the handler's to close) and what the client has sent ahead, valid during
+ * the call. From then on the handler ends the exchange by request_upgrade_end(), after which on_close
+ * follows; on_close with aborted = true may come at any time before, as for every stream. Upgraded
+ * connections are outside of all time limits of requests and are not waited for in a drain. */
+void reply_upgrade(struct request *r, void (*on_socket)(struct request *r, int fd, struct slice ahead));
+void request_upgrade_end(struct request *r);
+
 /* The JSON body of an error: {"error", "code", ...}. New reference. */
 json_t *error_body(const struct error *err);
 bool reply_started(const struct request *r);

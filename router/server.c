@@ -65,6 +65,11 @@ void connection_watch_hangup(struct connection *c) {
     uv_poll_start(&c->hangup, UV_DISCONNECT, on_hangup);
 }
 
+void connection_unwatch_hangup(struct connection *c) {
+    uv_poll_stop(&c->hangup);
+    c->hangup_started = false;
+}
+
 static void free_connection(uv_handle_t *handle) {
     free(handle->data);
 }
@@ -203,7 +208,10 @@ static bool head_too_slow(struct connection *c, int64_t now) {
 }
 
 static void finish_drain(struct loop *loop, int64_t now) {
-    if (loop->exchanges && now < loop->drain_deadline) return;
+    bool running = false; /* upgraded connections are not waited for (http-api.md 1.13) */
+    for (struct exchange *x = loop->exchanges; x; x = x->next)
+        running = running || x->stage != STAGE_UPGRADED;
+    if (running && now < loop->drain_deadline) return;
     for (struct exchange *x = loop->exchanges; x; x = x->next)
         exchange_doom(x);
     bool worker = false;
@@ -276,13 +284,13 @@ static bool start_listener(struct loop *loop, int address, struct error *err) {
     l->loop = loop;
     l->probes = address >= server->probe_from;
     l->daemon = MHD_start_daemon(
-        MHD_USE_EPOLL | MHD_ALLOW_SUSPEND_RESUME | MHD_USE_ERROR_LOG, 0, NULL, NULL, on_request, l,
-        MHD_OPTION_LISTEN_SOCKET, fd, MHD_OPTION_CONNECTION_MEMORY_LIMIT, (size_t)CONNECTION_MEMORY,
-        MHD_OPTION_CONNECTION_LIMIT, (unsigned)CONNECTIONS_PER_LOOP, MHD_OPTION_CONNECTION_TIMEOUT,
-        (unsigned)CONNECTION_IDLE_SECONDS, MHD_OPTION_URI_LOG_CALLBACK, on_target, l,
-        MHD_OPTION_NOTIFY_COMPLETED, on_completed, l, MHD_OPTION_NOTIFY_CONNECTION, on_connection, l,
-        MHD_OPTION_UNESCAPE_CALLBACK, keep_escapes, NULL, MHD_OPTION_STRICT_FOR_CLIENT, LIBRARY_STRICTNESS,
-        MHD_OPTION_EXTERNAL_LOGGER, on_library_log, NULL, MHD_OPTION_END);
+        MHD_USE_EPOLL | MHD_ALLOW_SUSPEND_RESUME | MHD_ALLOW_UPGRADE | MHD_USE_ERROR_LOG, 0, NULL, NULL,
+        on_request, l, MHD_OPTION_LISTEN_SOCKET, fd, MHD_OPTION_CONNECTION_MEMORY_LIMIT,
+        (size_t)CONNECTION_MEMORY, MHD_OPTION_CONNECTION_LIMIT, (unsigned)CONNECTIONS_PER_LOOP,
+        MHD_OPTION_CONNECTION_TIMEOUT, (unsigned)CONNECTION_IDLE_SECONDS, MHD_OPTION_URI_LOG_CALLBACK,
+        on_target, l, MHD_OPTION_NOTIFY_COMPLETED, on_completed, l, MHD_OPTION_NOTIFY_CONNECTION,
+        on_connection, l, MHD_OPTION_UNESCAPE_CALLBACK, keep_escapes, NULL, MHD_OPTION_STRICT_FOR_CLIENT,
+        LIBRARY_STRICTNESS, MHD_OPTION_EXTERNAL_LOGGER, on_library_log, NULL, MHD_OPTION_END);
     if (!l->daemon) {
         close(fd);
         error_set(err, 500, ERR_INTERNAL, "the HTTP library could not be started");

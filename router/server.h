@@ -36,6 +36,7 @@ enum exchange_stage {
     STAGE_WORKER,  /* a worker thread has the request */
     STAGE_WAIT,    /* the handler answers later */
     STAGE_REPLY,   /* the answer was handed to libmicrohttpd */
+    STAGE_UPGRADED /* the handler has the connection */
 };
 
 /* A fixed ring of bytes on their way to the client. */
@@ -63,6 +64,9 @@ struct exchange {
     int status;
     struct buffer headers; /* "name\0value\0" pairs set before the answer */
     bool close_after;
+    void (*on_socket)(struct request *r, int fd, struct slice ahead); /* of an upgrade */
+    struct MHD_UpgradeResponseHandle *upgrade;                        /* while STAGE_UPGRADED */
+    bool upgrade_closed;
     struct ring out;
     bool streaming, out_ended, out_aborted, want_writable;
     uint64_t bytes_out;
@@ -112,10 +116,13 @@ bool exchange_too_slow(struct exchange *x, int64_t now);
 /* reply.c */
 /* Queues x->response with the standard headers. */
 enum MHD_Result reply_queue(struct exchange *x);
+/* Gives an upgraded connection back to libmicrohttpd, which closes it. */
+void reply_upgrade_close(struct exchange *x);
 
 /* server.c */
 struct connection *connection_of(struct MHD_Connection *connection);
 void connection_watch_hangup(struct connection *c);
+void connection_unwatch_hangup(struct connection *c);
 
 struct router *server_router(struct server *server);
 /* Binds and starts the loops; false with err when an address cannot be had. */

@@ -32,6 +32,15 @@ void upstream_destroy(struct upstream *u) {
     u->fd = -1;
 }
 
+int upstream_detach(struct upstream *u) {
+    int fd = u->fd;
+    u->state = UPSTREAM_CLOSED;
+    u->events = NULL;
+    u->fd = -1;
+    uv_close((uv_handle_t *)&u->poll, on_closed);
+    return fd;
+}
+
 void upstream_watch(struct upstream *u, int events) {
     if (u->state == UPSTREAM_CLOSED || u->interest == events) return;
     u->interest = events;
@@ -187,9 +196,9 @@ static ssize_t parse_head(struct upstream *u, const char *p, size_t n, size_t se
         }
         if (used == 0) return 0;
         *skip += (size_t)used;
-        if (head->status >= 200) return (ssize_t)*skip;
+        if (head->status >= 200 || (head->status == 101 && u->upgrades)) return (ssize_t)*skip;
         /* Interim answers are for us: 100 needs nothing done, 103 and others are hints. A switch of
-         * protocols was never asked for (lessons S2). */
+         * protocols that was not asked for is refused (lessons S2). */
         if (head->status == 101 || ++u->interim > UPSTREAM_MAX_INTERIM) {
             fail(u, "upstream_bad_answer",
                  head->status == 101 ? "the application switched protocols unasked"
@@ -231,8 +240,15 @@ static bool take_bytes(struct upstream *u, char *p, size_t n) {
             buffer_clear(&u->held);
         return true;
     }
+    if (head.status == 101) {
+        u->state = UPSTREAM_OVER;
+        u->keep_alive = false;
+        upstream_watch(u, 0);
+        u->events->on_upgrade(u->ctx, &head, slice_make(p + start, n - (size_t)start));
+        return false;
+    }
     u->state = UPSTREAM_BODY;
-    u->keep_alive = head.keep_alive;
+    u->keep_alive = head.keep_alive && !u->upgrades;
     u->answer_framing = head.framing;
     u->answer_left = head.content_length;
     if (head.framing == HTTP1_BODY_LENGTH && head.content_length == 0) u->answer_framing = HTTP1_BODY_NONE;
@@ -344,6 +360,7 @@ void upstream_send(struct upstream *u, const char *method, struct slice head, en
     u->ctx = ctx;
     u->method = method;
     u->got_bytes = u->paused = u->keep_alive = u->ended = u->delivering = u->resumed = false;
+    u->upgrades = false;
     u->interim = 0;
     u->chunked = (struct http1_chunked){0};
     u->send_framing = framing;
@@ -353,6 +370,10 @@ void upstream_send(struct upstream *u, const char *method, struct slice head, en
     struct iovec part = {.iov_base = (void *)(uintptr_t)head.ptr, .iov_len = head.len};
     send_parts(u, &part, 1);
     watch_as_needed(u);
+}
+
+void upstream_allow_upgrade(struct upstream *u) {
+    u->upgrades = true;
 }
 
 static bool exchange_runs(const struct upstream *u) {

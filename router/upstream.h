@@ -17,6 +17,7 @@ struct upstream; /* one connection, with the exchange that it carries */
 
 #define UPSTREAM_BUFFER      (64 * 1024) /* most that is held of a body, each way */
 #define UPSTREAM_MAX_ACTIVE  512         /* exchanges of one loop */
+#define UPSTREAM_MAX_TUNNELS 2048        /* upgraded connections of one loop */
 #define UPSTREAM_MAX_IDLE    256         /* idle connections of one loop */
 #define UPSTREAM_MAX_TARGET  32          /* idle connections of one port of one sandbox */
 #define UPSTREAM_IDLE_MS     30000
@@ -32,6 +33,9 @@ void upstream_pool_free(struct upstream_pool *pool);
  * one upstream_pool_leave(). */
 bool upstream_pool_admit(struct upstream_pool *pool);
 void upstream_pool_leave(struct upstream_pool *pool);
+/* The same for what became an upgraded connection: from one count into the other. */
+bool upstream_pool_to_tunnel(struct upstream_pool *pool);
+void upstream_pool_leave_tunnel(struct upstream_pool *pool);
 /* An empty buffer to build a request head in; valid until the next call. */
 struct buffer *upstream_pool_scratch(struct upstream_pool *pool);
 size_t upstream_pool_idle(const struct upstream_pool *pool); /* connections, for tests and metrics */
@@ -58,6 +62,9 @@ struct upstream_events {
     /* 502 upstream_reset or upstream_bad_answer. `unused`: the connection was a reused one that ended before
      * a byte of the answer came, so the request may be tried again on a fresh one if it is safe to repeat. */
     void (*on_error)(void *ctx, const struct error *err, bool unused);
+    /* A 101, after upstream_allow_upgrade(); `rest` are the bytes behind its head. Only upstream_detach() or
+     * upstream_close() may follow. Without that call a 101 is an error (lesson S2). May be NULL. */
+    void (*on_upgrade)(void *ctx, const struct http1_head *head, struct slice rest);
 };
 
 /* Sends the head (checked by the caller, copied when it does not fit the socket at once). `framing` is
@@ -69,6 +76,10 @@ void upstream_send(struct upstream *u, const char *method, struct slice head, en
  * closed its side or has answered already, bytes are taken and dropped. */
 size_t upstream_write(struct upstream *u, const char *data, size_t len);
 void upstream_finish(struct upstream *u); /* the whole body was written */
+/* After upstream_send(): a 101 is what was asked for, and this connection is not used again. */
+void upstream_allow_upgrade(struct upstream *u);
+/* Within or after on_upgrade: the connected socket, the caller's now; the rest of `u` is freed. */
+int upstream_detach(struct upstream *u);
 void upstream_resume(struct upstream *u); /* on_body may be called again, also from within this call */
 /* Ends the exchange: the connection goes back to the pool after on_end when it can be used again, else it
  * is closed. NULL is fine. */

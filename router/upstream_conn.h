@@ -40,6 +40,7 @@ struct upstream {
     bool ended;      /* the answer's last byte was decoded; `held` may be waiting */
     bool delivering; /* within on_body */
     bool resumed;    /* meanwhile */
+    bool upgrades;   /* a 101 was asked for */
     unsigned interim;
     enum http1_framing answer_framing;
     uint64_t answer_left;
@@ -59,7 +60,7 @@ struct upstream_pool {
     uv_timer_t sweep; /* runs while something is idle */
     bool closing;
     unsigned open_handles; /* the timer and the connections */
-    unsigned active;
+    unsigned active, tunnels;
     size_t idle;
     struct upstream *newest, *oldest;
 #define UPSTREAM_BUCKETS 64

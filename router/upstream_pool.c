@@ -67,6 +67,17 @@ void upstream_pool_leave(struct upstream_pool *pool) {
     pool->active--;
 }
 
+bool upstream_pool_to_tunnel(struct upstream_pool *pool) {
+    if (pool->tunnels >= UPSTREAM_MAX_TUNNELS) return false;
+    pool->tunnels++;
+    pool->active--;
+    return true;
+}
+
+void upstream_pool_leave_tunnel(struct upstream_pool *pool) {
+    pool->tunnels--;
+}
+
 struct buffer *upstream_pool_scratch(struct upstream_pool *pool) {
     buffer_clear(&pool->scratch);
     return &pool->scratch;

@@ -52,7 +52,7 @@ static void on_error(void *ctx, const struct error *err, bool unused) {
     ck_assert_int_eq(err->status, 502);
     snprintf(s->code, sizeof s->code, "%s", err->code);
 }
-static const struct upstream_events events = {on_head, on_body, on_writable, on_end, on_error};
+static const struct upstream_events events = {on_head, on_body, on_writable, on_end, on_error, NULL};
 
 static void pump(void) {
     for (int i = 0; i < 10; i++)
@@ -569,9 +569,9 @@ static void close_on_head(void *ctx, const struct http1_head *head, const struct
 
 START_TEST(close_within_an_event_is_safe) {
     static const struct upstream_events on_body_events = {on_head, close_on_body, on_writable, on_end,
-                                                          on_error};
+                                                          on_error, NULL};
     static const struct upstream_events on_head_events = {close_on_head, on_body, on_writable, on_end,
-                                                          on_error};
+                                                          on_error, NULL};
     for (size_t step = 1; step <= 100; step *= 100) {
         for (int which = 0; which < 2; which++) {
             struct seen s = {0};

@@ -34,7 +34,7 @@ enum access_op {
     ACCESS_ARCHIVE_WRITE, /* args: {path, within?}. Writes are a tar stream, unpacked under path.
                            * result: {path, entries, bytes} */
     /* within: a directory that path must not leave, also not by a symbolic link on the way: 400 bad_path */
-    ACCESS_DIAL,          /* args: {port}. on_connected */
+    ACCESS_DIAL, /* args: {port}. on_connected */
 };
 /* entry: {name, size, isDir, mode, modifiedAt, linkTarget?} as in http-api.md 2.9, and
  * for ACCESS_STAT also {path, type: "file"|"dir"|"symlink"|"other"}; symlinks are followed

@@ -568,10 +568,10 @@ static void close_on_head(void *ctx, const struct http1_head *head, const struct
 }
 
 START_TEST(close_within_an_event_is_safe) {
-    static const struct upstream_events on_body_events = {on_head, close_on_body, on_writable, on_end,
-                                                          on_error, NULL};
-    static const struct upstream_events on_head_events = {close_on_head, on_body, on_writable, on_end,
-                                                          on_error, NULL};
+    static const struct upstream_events on_body_events = {on_head, close_on_body, on_writable,
+                                                          on_end,  on_error,      NULL};
+    static const struct upstream_events on_head_events = {close_on_head, on_body,  on_writable,
+                                                          on_end,        on_error, NULL};
     for (size_t step = 1; step <= 100; step *= 100) {
         for (int which = 0; which < 2; which++) {
             struct seen s = {0};

@@ -74,18 +74,29 @@ bool auth_permits(struct request *r, struct error *err) {
     return true;
 }
 
-/* The level that a row of the table asks for on its sandbox. */
-static enum access_level least_level(const struct route *route) {
-    return route->auth == AUTH_SANDBOX_READ ? ACCESS_LEVEL_VIEWER : ACCESS_LEVEL_OWNER;
+/* The level that a row of the table asks for on its sandbox: http-api.md 3.8. */
+static enum access_level least_level(const struct request *r) {
+    bool enforced = config_sharing_enforced(r->router->config);
+    switch (r->route->auth) {
+    case AUTH_SANDBOX_READ: return ACCESS_LEVEL_VIEWER;
+    case AUTH_SANDBOX_VIEW: return enforced ? ACCESS_LEVEL_VIEWER : ACCESS_LEVEL_OWNER;
+    case AUTH_SANDBOX_USE: return enforced ? ACCESS_LEVEL_COLLABORATOR : ACCESS_LEVEL_OWNER;
+    default: return ACCESS_LEVEL_OWNER;
+    }
 }
 
 bool auth_find_sandbox(struct request *r, struct error *err) {
-    if (r->route->auth != AUTH_SANDBOX_READ && r->route->auth != AUTH_SANDBOX_OWNER) return true;
+    if (r->route->auth < AUTH_SANDBOX_READ) return true;
     /* A preview's query belongs to the application. */
     bool ours = strcmp(r->route->method, "*") != 0;
     cleanup_object struct object *sandbox = sandbox_lookup(
         r->backend->store, &r->identity, sandbox_namespace(r->router->config),
-        ours ? request_query(r, "namespace") : NULL, request_param(r, "id"), least_level(r->route), err);
+        ours ? request_query(r, "namespace") : NULL, request_param(r, "id"), least_level(r), err);
+    if (!sandbox && r->route->auth == AUTH_SANDBOX_SHARE) {
+        error_clear(err);
+        error_set(err, 403, "not_owner", "only its owner or an administrator may share sandbox %s",
+                  request_param(r, "id"));
+    }
     if (!sandbox) return false;
     if (r->route->phase == PHASE_RUNNING) {
         const char *phase = json_str_at(sandbox->json, "status.phase");

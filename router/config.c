@@ -48,6 +48,8 @@ static const struct flag flags[] = {
      "install namespace: API keys and policies are kept there (default 'agenttier')"},
     {"sandbox-namespace", FLAG_STRING, AT(sandbox_namespace), "SANDBOX_NAMESPACE", "default", "NS",
      "namespace of new sandboxes and first place to look one up"},
+    {"sharing-levels", FLAG_STRING, AT(sharing_levels), "AGENTTIER_SHARING_LEVELS", "view", "HOW",
+     "'view' = guests see a shared sandbox only; 'enforced' = viewers read files, collaborators work in it"},
     {"max-cpu", FLAG_STRING, AT(max_cpu), "AGENTTIER_MAX_CPU", "", "QUANTITY",
      "most CPU a sandbox may ask for (default: this machine's cores)"},
     {"max-memory", FLAG_STRING, AT(max_memory), "AGENTTIER_MAX_MEMORY", "", "QUANTITY",
@@ -186,6 +188,7 @@ static void fill_empty(struct config *c) {
     if (!c->sandbox_namespace[0]) c->sandbox_namespace = "default";
     if (!c->namespace[0]) c->namespace = "agenttier";
     if (!c->group_claim[0]) c->group_claim = "groups";
+    if (!c->sharing_levels[0]) c->sharing_levels = "view";
 }
 
 static const struct flag *find_flag(const char *name, size_t len) {
@@ -196,6 +199,10 @@ static const struct flag *find_flag(const char *name, size_t len) {
 
 static bool is_name(const char *name, size_t len, const char *what) {
     return strlen(what) == len && memcmp(name, what, len) == 0;
+}
+
+bool config_sharing_enforced(const struct config *c) {
+    return strcmp(c->sharing_levels, "enforced") == 0;
 }
 
 /* Checks what no single flag shows. */
@@ -210,6 +217,11 @@ static bool check_whole(const struct config *c, struct error *err) {
         error_set(
             err, 400, ERR_BAD_REQUEST,
             "--state-dir is required with --backend=local: name a directory for sandboxes and their files");
+        return false;
+    }
+    if (strcmp(c->sharing_levels, "view") != 0 && !config_sharing_enforced(c)) {
+        error_set(err, 400, ERR_BAD_REQUEST, "--sharing-levels takes view or enforced, not \"%s\"",
+                  c->sharing_levels);
         return false;
     }
     if (c->oidc_issuer[0]) {

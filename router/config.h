@@ -19,6 +19,7 @@ struct config {
     const char *sandbox_namespace; /* default "default" */
     const char *kubeconfig;
     const char *cors_allowed_origins;
+    const char *sharing_levels;  /* --sharing-levels: "view" or "enforced" */
     const char *trusted_proxies; /* --trusted-proxies: CIDRs whose X-Forwarded-* are believed */
     const char *max_cpu,
         *max_memory; /* --max-cpu, --max-memory: default caps, quantities; empty = the host's */
@@ -29,6 +30,10 @@ struct config {
     enum log_level log_level;
     enum log_format log_format;
 };
+
+/* Whether guests get what their level says (http-api.md 3.8, W-47); else they may only look at the sandbox.
+ */
+bool config_sharing_enforced(const struct config *c);
 
 enum config_result { CONFIG_SERVE, CONFIG_HELP, CONFIG_VERSION, CONFIG_ERROR };
 /* Fills in `c` from flags over environment over defaults; its strings point into argv,

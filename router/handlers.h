@@ -47,6 +47,16 @@ void ports_delete(struct request *r);
 bool preview_precheck(struct request *r, struct error *err);
 void preview_proxy(struct request *r);
 
+/* share_api.c */
+void share_get(struct request *r);
+void share_grant(struct request *r);
+void share_revoke(struct request *r);
+/* share_link_api.c */
+void share_links_list(struct request *r);
+void share_links_create(struct request *r);
+void share_links_delete(struct request *r);
+void share_links_redeem(struct request *r);
+
 /* templates_api.c */
 void templates_list(struct request *r);
 void templates_create(struct request *r);

@@ -79,6 +79,8 @@ enum access_level identity_access(const struct identity *id, const json_t *sandb
     if (id->sandbox_id && id->sandbox_uid && !same(id->sandbox_uid, json_str_at(sandbox, "metadata.uid")))
         return ACCESS_LEVEL_NONE;
     if (id->is_admin || same(id->sub, json_str_at(sandbox, "spec.createdBy.sub"))) return ACCESS_LEVEL_OWNER;
+    /* A scoped key is worth what its user owns (3.5). */
+    if (id->sandbox_id) return ACCESS_LEVEL_NONE;
     return shared_level(id, json_at(sandbox, "spec.sharing"));
 }
 

@@ -14,7 +14,10 @@ static const char *auth_name(enum route_auth auth) {
     case AUTH_USER: return "user";
     case AUTH_ADMIN: return "admin";
     case AUTH_SANDBOX_READ: return "read";
+    case AUTH_SANDBOX_VIEW: return "viewer";
+    case AUTH_SANDBOX_USE: return "collaborator";
     case AUTH_SANDBOX_OWNER: return "owner";
+    case AUTH_SANDBOX_SHARE: return "share";
     }
     return "none";
 }
@@ -63,9 +66,15 @@ static char *openapi_path(const char *pattern, json_t *list) {
         }
         const char *close = strchr(t, '}');
         bool rest = close - t > 4 && memcmp(close - 3, "...", 3) == 0;
-        cleanup_free char *name = slice_dup(slice_make(t + 1, (size_t)(close - t) - 1 - (rest ? 3 : 0)));
+        bool encoded = close[-1] == '+';
+        size_t mark = rest ? 3 : encoded ? 1 : 0;
+        cleanup_free char *name = slice_dup(slice_make(t + 1, (size_t)(close - t) - 1 - mark));
         buffer_printf(&out, "{%s}", name);
-        add_parameter(list, "path", name, slice_of("string"), rest ? "may hold slashes" : "", true);
+        add_parameter(list, "path", name, slice_of("string"),
+                      rest      ? "may hold slashes"
+                      : encoded ? "percent-encoded, slashes too"
+                                : "",
+                      true);
         t = close;
     }
     return buffer_steal(&out, NULL);

@@ -20,11 +20,31 @@ void route_params_free(struct route_params *p) {
     p->count = 0;
 }
 
-/* Binds {name} to raw bytes; false when they do not decode, are empty, or hold a slash. */
-static bool bind(struct route_params *params, struct slice name, struct slice raw, bool rest) {
+enum extent { ONE_SEGMENT, ONE_WITH_SLASHES, THE_REST };
+
+/* {name}, {name+} or {name...} at `t`; `*close` is its end. */
+static enum extent read_variable(const char *t, const char **close, struct slice *name) {
+    *close = strchr(t, '}');
+    size_t len = (size_t)(*close - t) - 1;
+    enum extent extent = ONE_SEGMENT;
+    if (len > 3 && memcmp(*close - 3, "...", 3) == 0) {
+        extent = THE_REST;
+        len -= 3;
+    } else if (len > 1 && (*close)[-1] == '+') {
+        extent = ONE_WITH_SLASHES;
+        len -= 1;
+    }
+    *name = slice_make(t + 1, len);
+    return extent;
+}
+
+/* Binds a variable to raw bytes; false when they do not decode, are empty, or hold a slash that they must
+ * not. */
+static bool bind(struct route_params *params, struct slice name, struct slice raw, enum extent extent) {
     cleanup_buffer struct buffer decoded = {0};
     if (params->count == ROUTE_MAX_PARAMS || !percent_decode(raw, &decoded)) return false;
-    if (!rest && (decoded.len == 0 || memchr(decoded.data, '/', decoded.len))) return false;
+    if (extent != THE_REST && decoded.len == 0) return false;
+    if (extent == ONE_SEGMENT && memchr(decoded.data, '/', decoded.len)) return false;
     params->name[params->count] = name;
     params->value[params->count++] = xstrdup(buffer_cstr(&decoded));
     return true;
@@ -38,12 +58,12 @@ static bool match_pattern(const char *pattern, struct slice path, struct route_p
             p++, t++;
             continue;
         }
-        const char *close = strchr(t, '}');
-        bool rest = close - t > 4 && memcmp(close - 3, "...", 3) == 0;
-        struct slice name = slice_make(t + 1, (size_t)(close - t) - 1 - (rest ? 3 : 0));
-        const char *stop = rest ? end : memchr(p, '/', (size_t)(end - p));
+        const char *close;
+        struct slice name;
+        enum extent extent = read_variable(t, &close, &name);
+        const char *stop = extent == THE_REST ? end : memchr(p, '/', (size_t)(end - p));
         if (!stop) stop = end;
-        if (!bind(params, name, slice_make(p, (size_t)(stop - p)), rest)) return false;
+        if (!bind(params, name, slice_make(p, (size_t)(stop - p)), extent)) return false;
         p = stop;
         t = close + 1;
     }

@@ -17,7 +17,13 @@ enum route_auth {
     AUTH_USER,          /* any authenticated caller without a sandbox-scoped key */
     AUTH_ADMIN,         /* administrators */
     AUTH_SANDBOX_READ,  /* owner, admin, or someone the sandbox is shared with */
+    AUTH_SANDBOX_VIEW,  /* owner or admin; with --sharing-levels=enforced also whoever it is shared with */
+    AUTH_SANDBOX_USE,   /* owner or admin; with --sharing-levels=enforced also its collaborators (W-47) */
     AUTH_SANDBOX_OWNER, /* owner or admin */
+    /* Owner or admin; others get 403, also when there is no such sandbox (http-api.md 2.13). A body is
+     * checked before the sandbox is looked up: the handlers of routes with one call auth_find_sandbox()
+     * themselves. */
+    AUTH_SANDBOX_SHARE,
 };
 
 /* What a sandbox-scoped key must hold to be let in (http-api.md 3.5). */
@@ -54,8 +60,8 @@ enum route_phase { PHASE_ANY, PHASE_RUNNING /* 409 sandbox_not_running otherwise
 
 struct route {
     const char *method;  /* "GET", ...; "*" = any */
-    const char *pattern; /* "/api/v1/sandboxes/{id}/files/{path...}": {x} is one segment, {x...} the rest,
-                            which may be empty and hold slashes */
+    const char *pattern; /* "/api/v1/sandboxes/{id}/files/{path...}": {x} is one segment, {x+} one that may
+                            hold encoded slashes, {x...} the rest, which may be empty and hold slashes */
     const char *operation_id; /* camelCase, unique: OpenAPI operationId and metrics label */
     const char *summary;
     enum route_auth auth;

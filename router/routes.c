@@ -69,7 +69,7 @@ const struct route routes[] = {
      "resume"},
 
     /* ---- commands ---- */
-    {"POST", SANDBOX "/exec", "execCommand", "Run a command and return its outcome", AUTH_SANDBOX_OWNER,
+    {"POST", SANDBOX "/exec", "execCommand", "Run a command and return its outcome", AUTH_SANDBOX_USE,
      GROUP_RUN_COMMAND, ROUTE_STREAM, PHASE_RUNNING, BODY_JSON, MIB(8) + KIB(64), exec_create, NULL,
      "{\"query\": {" NAMESPACE
      "}, \"headers\": {\"Idempotency-Key\": \"string: a retry with the same key and body attaches"
@@ -78,56 +78,56 @@ const struct route routes[] = {
      " \"400\": \"Error\", \"404\": \"Error\", \"409\": \"Error\", \"429\": \"Error\", \"502\": \"Error\"}}",
      "exec"},
     {"GET", SANDBOX "/exec/{execId}", "getExec", "Outcome of a detached or repeated command",
-     AUTH_SANDBOX_OWNER, GROUP_RUN_COMMAND, ROUTE_STREAM, PHASE_RUNNING, BODY_NONE, 0, exec_get, NULL,
+     AUTH_SANDBOX_USE, GROUP_RUN_COMMAND, ROUTE_STREAM, PHASE_RUNNING, BODY_NONE, 0, exec_get, NULL,
      "{\"query\": {" NAMESPACE ", \"wait\": \"integer: wait so many seconds for its end, 0 to 60\"},"
      " \"responses\": {\"200\": \"ExecStatus\", \"404\": \"Error\", \"409\": \"Error\"}}"},
     {"DELETE", SANDBOX "/exec/{execId}", "killExec", "End a command and everything it started",
-     AUTH_SANDBOX_OWNER, GROUP_RUN_COMMAND, ROUTE_STREAM, PHASE_RUNNING, BODY_NONE, 0, exec_delete, NULL,
+     AUTH_SANDBOX_USE, GROUP_RUN_COMMAND, ROUTE_STREAM, PHASE_RUNNING, BODY_NONE, 0, exec_delete, NULL,
      "{\"query\": {" NAMESPACE "}, \"responses\": {\"204\": null, \"404\": \"Error\", \"409\": \"Error\"}}",
      "exec.kill"},
 
     /* ---- files ---- */
-    {"GET", SANDBOX "/files/", "listFiles", "List a directory", AUTH_SANDBOX_OWNER, GROUP_FILES_READ,
+    {"GET", SANDBOX "/files/", "listFiles", "List a directory", AUTH_SANDBOX_VIEW, GROUP_FILES_READ,
      ROUTE_STREAM, PHASE_RUNNING, BODY_NONE, 0, files_list, NULL,
      "{\"query\": {" NAMESPACE ", \"path\": \"string: the directory; default /workspace\"},"
      " \"responses\": {\"200\": \"FileList\", \"400\": \"Error\", \"404\": \"Error\", \"409\": \"Error\"}}"},
     {"GET", SANDBOX "/files/{path...}", "readFile", "Download a file, at most 32 MiB a call",
-     AUTH_SANDBOX_OWNER, GROUP_FILES_READ, ROUTE_STREAM, PHASE_RUNNING, BODY_NONE, 0, files_read, NULL,
+     AUTH_SANDBOX_VIEW, GROUP_FILES_READ, ROUTE_STREAM, PHASE_RUNNING, BODY_NONE, 0, files_read, NULL,
      "{\"query\": {" NAMESPACE
      "}, \"headers\": {\"Range\": \"string: bytes=first-last\", \"If-None-Match\": \"string: ETag\"},"
      " \"responses\": {\"200\": \"binary\", \"206\": \"binary\", \"304\": null, \"400\": \"Error\", \"404\": "
      "\"Error\","
      " \"409\": \"Error\", \"413\": \"Error\", \"416\": \"Error\"}}"},
     {"PUT", SANDBOX "/files/{path...}", "writeFile", "Upload a file, at most 32 MiB, atomically",
-     AUTH_SANDBOX_OWNER, GROUP_FILES_WRITE, ROUTE_STREAM, PHASE_RUNNING, BODY_STREAM, MIB(32), files_write,
+     AUTH_SANDBOX_USE, GROUP_FILES_WRITE, ROUTE_STREAM, PHASE_RUNNING, BODY_STREAM, MIB(32), files_write,
      NULL,
      "{\"query\": {" NAMESPACE
      "}, \"request\": \"binary\", \"responses\": {\"201\": \"FileWritten\", \"400\": \"Error\","
      " \"404\": \"Error\", \"409\": \"Error\", \"413\": \"Error\", \"507\": \"Error\"}}",
      "file.write"},
-    {"DELETE", SANDBOX "/files/{path...}", "removeFile", "Delete a file or directory", AUTH_SANDBOX_OWNER,
+    {"DELETE", SANDBOX "/files/{path...}", "removeFile", "Delete a file or directory", AUTH_SANDBOX_USE,
      GROUP_FILES_WRITE, ROUTE_STREAM, PHASE_RUNNING, BODY_NONE, 0, files_remove, NULL,
      "{\"query\": {" NAMESPACE ", \"recursive\": \"boolean: directories with what they hold\"},"
      " \"responses\": {\"204\": null, \"400\": \"Error\", \"403\": \"Error\", \"404\": \"Error\", \"409\": "
      "\"Error\"}}",
      "file.delete"},
-    {"GET", SANDBOX "/stat", "statFile", "Facts about a path; symlinks are not followed", AUTH_SANDBOX_OWNER,
+    {"GET", SANDBOX "/stat", "statFile", "Facts about a path; symlinks are not followed", AUTH_SANDBOX_VIEW,
      GROUP_FILES_READ, ROUTE_STREAM, PHASE_RUNNING, BODY_NONE, 0, files_stat, NULL,
      "{\"query\": {" NAMESPACE ", \"path\": \"string: the path (required)\"},"
      " \"responses\": {\"200\": \"FileStat\", \"400\": \"Error\", \"404\": \"Error\", \"409\": \"Error\"}}"},
-    {"POST", SANDBOX "/mkdir", "makeDirectory", "Create a directory and its parents", AUTH_SANDBOX_OWNER,
+    {"POST", SANDBOX "/mkdir", "makeDirectory", "Create a directory and its parents", AUTH_SANDBOX_USE,
      GROUP_FILES_WRITE, ROUTE_STREAM, PHASE_RUNNING, BODY_JSON, KIB(64), files_mkdir, NULL,
      "{\"query\": {" NAMESPACE
      "}, \"request\": \"Mkdir\", \"responses\": {\"200\": \"Made\", \"201\": \"Made\","
      " \"400\": \"Error\", \"403\": \"Error\", \"409\": \"Error\"}}",
      "file.mkdir"},
-    {"GET", SANDBOX "/archive", "readArchive", "Download a directory as zip or tar", AUTH_SANDBOX_OWNER,
+    {"GET", SANDBOX "/archive", "readArchive", "Download a directory as zip or tar", AUTH_SANDBOX_USE,
      GROUP_FILES_READ, ROUTE_STREAM, PHASE_RUNNING, BODY_NONE, 0, archive_read, NULL,
      "{\"query\": {" NAMESPACE ", \"path\": \"string: the directory, /workspace or below\","
      " \"format\": \"string: zip (default), tar or tar.gz\"}, \"responses\": {\"200\": \"binary\", \"400\": "
      "\"Error\","
      " \"404\": \"Error\", \"409\": \"Error\"}}"},
-    {"PUT", SANDBOX "/archive", "writeArchive", "Unpack a zip or tar into a directory", AUTH_SANDBOX_OWNER,
+    {"PUT", SANDBOX "/archive", "writeArchive", "Unpack a zip or tar into a directory", AUTH_SANDBOX_USE,
      GROUP_FILES_WRITE, ROUTE_STREAM, PHASE_RUNNING, BODY_STREAM, 0, archive_write, NULL,
      "{\"query\": {" NAMESPACE ", \"path\": \"string: the directory, /workspace or below\","
      " \"format\": \"string: zip, tar or tar.gz; default by Content-Type\"}, \"request\": \"binary\","
@@ -136,29 +136,65 @@ const struct route routes[] = {
      "archive.write"},
 
     /* ---- ports ---- */
-    {"GET", SANDBOX "/ports", "listPorts", "List port forwards", AUTH_SANDBOX_OWNER, GROUP_PORTS,
-     ROUTE_INLINE, PHASE_ANY, BODY_NONE, 0, ports_list, NULL,
+    {"GET", SANDBOX "/ports", "listPorts", "List port forwards", AUTH_SANDBOX_USE, GROUP_PORTS, ROUTE_INLINE,
+     PHASE_ANY, BODY_NONE, 0, ports_list, NULL,
      "{\"query\": {" NAMESPACE "}, \"responses\": {\"200\": \"PortList\", \"404\": \"Error\"}}"},
-    {"POST", SANDBOX "/ports", "createPort", "Forward a port", AUTH_SANDBOX_OWNER, GROUP_PORTS, ROUTE_UNARY,
+    {"POST", SANDBOX "/ports", "createPort", "Forward a port", AUTH_SANDBOX_USE, GROUP_PORTS, ROUTE_UNARY,
      PHASE_ANY, BODY_JSON, KIB(64), ports_create, NULL,
      "{\"query\": {" NAMESPACE
      "}, \"request\": \"PortCreate\", \"responses\": {\"201\": \"Port\", \"400\": \"Error\","
      " \"404\": \"Error\", \"409\": \"Error\"}}",
      "port.create"},
     {"DELETE", SANDBOX "/ports/{port}", "deletePort", "Remove a forward, by port number or name",
-     AUTH_SANDBOX_OWNER, GROUP_PORTS, ROUTE_UNARY, PHASE_ANY, BODY_NONE, 0, ports_delete, NULL,
+     AUTH_SANDBOX_USE, GROUP_PORTS, ROUTE_UNARY, PHASE_ANY, BODY_NONE, 0, ports_delete, NULL,
      "{\"query\": {" NAMESPACE "}, \"responses\": {\"204\": null, \"400\": \"Error\", \"404\": \"Error\"}}",
      "port.delete"},
-    {"*", SANDBOX "/preview/{port}", "previewRoot", "The forwarded application's root", AUTH_SANDBOX_OWNER,
+    {"*", SANDBOX "/preview/{port}", "previewRoot", "The forwarded application's root", AUTH_SANDBOX_USE,
      GROUP_NONE, ROUTE_STREAM, PHASE_RUNNING, BODY_STREAM, 0, preview_proxy, preview_precheck,
      "{\"responses\": {\"200\": \"binary\", \"400\": \"Error\", \"404\": \"Error\", \"409\": \"Error\", "
      "\"502\": \"Error\"}}",
      "preview"},
-    {"*", SANDBOX "/preview/{port}/{path...}", "preview", "The forwarded application", AUTH_SANDBOX_OWNER,
+    {"*", SANDBOX "/preview/{port}/{path...}", "preview", "The forwarded application", AUTH_SANDBOX_USE,
      GROUP_NONE, ROUTE_STREAM, PHASE_RUNNING, BODY_STREAM, 0, preview_proxy, preview_precheck,
      "{\"responses\": {\"200\": \"binary\", \"400\": \"Error\", \"404\": \"Error\", \"409\": \"Error\", "
      "\"502\": \"Error\"}}",
      "preview"},
+
+    /* ---- sharing ---- */
+    {"GET", SANDBOX "/share", "getSharing", "Whom the sandbox is shared with", AUTH_SANDBOX_SHARE, GROUP_NONE,
+     ROUTE_INLINE, PHASE_ANY, BODY_NONE, 0, share_get, NULL,
+     "{\"query\": {" NAMESPACE "}, \"responses\": {\"200\": \"Sharing\"}}"},
+    {"POST", SANDBOX "/share", "shareSandbox", "Share with a user or a group, or change the level",
+     AUTH_SANDBOX_SHARE, GROUP_NONE, ROUTE_UNARY, PHASE_ANY, BODY_JSON, KIB(64), share_grant, NULL,
+     "{\"query\": {" NAMESPACE
+     "}, \"request\": \"ShareGrant\", \"responses\": {\"200\": \"Sharing\", \"400\": \"Error\","
+     " \"409\": \"Error\"}}",
+     "share.create"},
+    {"DELETE", SANDBOX "/share/{userId+}", "unshareSandbox", "Take a user's or group's access away, at once",
+     AUTH_SANDBOX_SHARE, GROUP_NONE, ROUTE_UNARY, PHASE_ANY, BODY_NONE, 0, share_revoke, NULL,
+     "{\"query\": {" NAMESPACE ", \"kind\": \"string: user or group; default: both\"},"
+     " \"responses\": {\"200\": \"ShareRevoked\", \"400\": \"Error\"}}",
+     "share.delete"},
+    {"GET", SANDBOX "/share-links", "listShareLinks", "The links that give access to the sandbox",
+     AUTH_SANDBOX_SHARE, GROUP_NONE, ROUTE_INLINE, PHASE_ANY, BODY_NONE, 0, share_links_list, NULL,
+     "{\"query\": {" NAMESPACE "}, \"responses\": {\"200\": \"ShareLinkList\"}}"},
+    {"POST", SANDBOX "/share-links", "createShareLink", "Make a link that gives access to the sandbox",
+     AUTH_SANDBOX_SHARE, GROUP_NONE, ROUTE_UNARY, PHASE_ANY, BODY_JSON_OPTIONAL, KIB(64), share_links_create,
+     NULL,
+     "{\"query\": {" NAMESPACE
+     "}, \"request\": \"ShareLinkCreate\", \"responses\": {\"201\": \"ShareLinkCreated\","
+     " \"400\": \"Error\", \"409\": \"Error\"}}",
+     "share_link.create"},
+    {"DELETE", SANDBOX "/share-links/{linkId}", "deleteShareLink", "Revoke a link; who used it keeps access",
+     AUTH_SANDBOX_SHARE, GROUP_NONE, ROUTE_UNARY, PHASE_ANY, BODY_NONE, 0, share_links_delete, NULL,
+     "{\"query\": {" NAMESPACE "}, \"responses\": {\"200\": \"Revoked\", \"404\": \"Error\"}}",
+     "share_link.delete"},
+    {"POST", "/api/v1/share-links/redeem", "redeemShareLink",
+     "Get access to a sandbox by the token of a link", AUTH_USER, GROUP_NONE, ROUTE_UNARY, PHASE_ANY,
+     BODY_JSON, KIB(64), share_links_redeem, NULL,
+     "{\"request\": \"ShareLinkRedeem\", \"responses\": {\"200\": \"ShareLinkRedeemed\", \"400\": \"Error\","
+     " \"404\": \"Error\", \"409\": \"Error\", \"410\": \"Error\"}}",
+     "share_link.redeem"},
 
     /* ---- templates ---- */
     {"GET", "/api/v1/templates", "listTemplates", "List cluster templates", AUTH_USER, GROUP_NONE,

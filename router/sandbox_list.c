@@ -2,6 +2,7 @@
 
 #include "common/text.h"
 #include "router/sandbox_view.h"
+#include "router/sharing.h"
 
 #include <string.h>
 
@@ -88,6 +89,15 @@ static bool wanted(struct object *o, const struct sandbox_view *v, const struct 
     return f->shared && v->shared && identity_access(caller, o->json) != ACCESS_LEVEL_NONE;
 }
 
+void sandbox_append_with_role(const struct sandbox_view *v, const struct identity *caller,
+                              const json_t *sandbox, struct buffer *out) {
+    bool own = v->owner[0] && strcmp(v->owner, caller->sub) == 0;
+    const char *role =
+        caller->is_admin && !own ? "admin" : access_level_name(identity_access(caller, sandbox));
+    buffer_append(out, v->json.ptr, v->json.len - 1);
+    buffer_printf(out, ",\"role\":\"%s\"}", role);
+}
+
 void sandbox_list_render(const struct object_list *all, const struct identity *caller,
                          const struct sandbox_filter *f, struct buffer *out) {
     const struct object *last = NULL;
@@ -103,7 +113,10 @@ void sandbox_list_render(const struct object_list *all, const struct identity *c
             continue;
         }
         if (count++ > 0) buffer_append_char(out, ',');
-        buffer_append(out, v->json.ptr, v->json.len);
+        if (f->shared)
+            sandbox_append_with_role(v, caller, o->json, out);
+        else
+            buffer_append(out, v->json.ptr, v->json.len);
         last = o;
     }
     buffer_append_char(out, ']');

@@ -10,7 +10,7 @@ struct sandbox_filter {
     const char *status; /* ASCII case ignored; NULL or "" = any, as all of them */
     const char *template;
     const char *namespace;
-    bool shared;  /* also those shared with the caller */
+    bool shared;  /* also those shared with the caller; each one says the caller's role */
     size_t limit; /* 0 = all */
     char *after;  /* "namespace/name" of the last one already seen, or NULL; owned */
 };
@@ -21,6 +21,12 @@ void sandbox_filter_free(struct sandbox_filter *f);
  * and for a cursor that we did not give. The other texts are borrowed. */
 bool sandbox_filter_parse(const char *limit, const char *cursor, struct sandbox_filter *out,
                           struct error *err);
+
+struct sandbox_view;
+/* Appends the sandbox with one member more, `role`: owner, collaborator or viewer, or admin for an
+ * administrator who does not own it. */
+void sandbox_append_with_role(const struct sandbox_view *view, const struct identity *caller,
+                              const json_t *sandbox, struct buffer *out);
 
 /* Appends the answer's text to `out`: {"sandboxes": [...], "continue"?: cursor}. */
 void sandbox_list_render(const struct object_list *all, const struct identity *caller,

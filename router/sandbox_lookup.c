@@ -1,5 +1,8 @@
 #include "router/sandbox_lookup.h"
 
+#include "common/json.h"
+#include "router/sharing.h"
+
 #include <string.h>
 
 /* The one of `all` that the caller reaches with this level; NULL when there is none or more than one. */
@@ -15,22 +18,45 @@ static struct object *only_one(const struct object_list *all, const struct ident
     return *count == 1 ? found : NULL;
 }
 
-/* Among sandboxes of one name: the caller's own comes before those that he may merely reach. */
+static bool is_owned(const struct object *sandbox, const struct identity *caller) {
+    const char *owner = json_str_at(sandbox->json, "spec.createdBy.sub");
+    return owner[0] && strcmp(owner, caller->sub) == 0;
+}
+
+/* Among sandboxes of one name: the caller's own comes before those that he may merely reach, so that nobody
+ * can put a sandbox before mine by sharing one of its name with me; then the one in the default namespace. */
 static struct object *choose(const struct object_list *all, const struct identity *caller,
-                             enum access_level least, size_t *count) {
-    struct object *own = NULL;
+                             enum access_level least, const char *home, size_t *count) {
+    struct object *own = NULL, *at_home = NULL;
     size_t owned = 0;
     for (size_t i = 0; i < all->count; i++) {
-        const char *owner = json_string_value(json_object_get(
-            json_object_get(json_object_get(all->items[i]->json, "spec"), "createdBy"), "sub"));
-        if (!owner || !owner[0] || strcmp(owner, caller->sub) != 0) continue;
-        if (identity_access(caller, all->items[i]->json) < least) continue;
-        own = all->items[i];
+        struct object *o = all->items[i];
+        if (identity_access(caller, o->json) < least) continue;
+        if (strcmp(o->namespace, home) == 0) at_home = o;
+        if (!is_owned(o, caller)) continue;
+        own = o;
         owned++;
     }
     *count = owned;
+    if (owned > 0 && at_home && is_owned(at_home, caller)) return at_home;
     if (owned > 0) return owned == 1 ? own : NULL;
-    return only_one(all, caller, least, count);
+    return at_home ? at_home : only_one(all, caller, least, count);
+}
+
+/* As if there were none; a guest, who knows better, is told what is missing. */
+static void not_found(const struct object_list *all, const struct identity *caller, const char *namespace,
+                      const char *name, enum access_level least, struct error *err) {
+    enum access_level best = ACCESS_LEVEL_NONE;
+    for (size_t i = 0; i < all->count; i++) {
+        if (namespace && strcmp(all->items[i]->namespace, namespace) != 0) continue;
+        enum access_level level = identity_access(caller, all->items[i]->json);
+        if (level > best) best = level;
+    }
+    if (best == ACCESS_LEVEL_NONE)
+        error_set(err, 404, "sandbox_not_found", "sandbox %s not found", name);
+    else
+        error_set(err, 404, "share_level_too_low", "sandbox %s is shared with you as %s; this is for its %s",
+                  name, access_level_name(best), access_level_name(least));
 }
 
 struct object *sandbox_lookup(struct store *store, const struct identity *caller,
@@ -43,12 +69,13 @@ struct object *sandbox_lookup(struct store *store, const struct identity *caller
         pinned = true;
     }
     struct object *there = store->ops->get(store, KIND_SANDBOX, pinned ? namespace : default_namespace, name);
-    if (there && identity_access(caller, there->json) >= least) return there;
+    bool certain = there && (pinned || caller->is_admin || is_owned(there, caller));
+    if (certain && identity_access(caller, there->json) >= least) return there;
     object_unref(there);
+    cleanup_object_list struct object_list all = store->ops->find(store, KIND_SANDBOX, name);
     if (!pinned) {
-        cleanup_object_list struct object_list all = store->ops->find(store, KIND_SANDBOX, name);
         size_t count = 0;
-        struct object *found = choose(&all, caller, least, &count);
+        struct object *found = choose(&all, caller, least, default_namespace, &count);
         if (found) return object_ref(found);
         if (count > 1) {
             error_set(err, 404, "sandbox_ambiguous",
@@ -56,6 +83,6 @@ struct object *sandbox_lookup(struct store *store, const struct identity *caller
             return NULL;
         }
     }
-    error_set(err, 404, "sandbox_not_found", "sandbox %s not found", name);
+    not_found(&all, caller, pinned ? namespace : NULL, name, least, err);
     return NULL;
 }

@@ -89,6 +89,7 @@ static void *make_view(const struct object *o) {
     v->replay_key = v->memory[4] = xstrdup(sandbox_annotation(o->json, ANNOTATION_REPLAY_KEY));
     v->shared = json_array_size(json_at(o->json, "spec.sharing.users")) > 0 ||
                 json_array_size(json_at(o->json, "spec.sharing.groups")) > 0;
+    v->has_links = json_array_size(json_at(o->json, "spec.sharing.shareLinks")) > 0;
     return v;
 }
 

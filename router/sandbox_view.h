@@ -12,6 +12,7 @@ struct sandbox_view {
     const char *template;   /* as shown */
     const char *replay_key; /* of the Idempotency-Key it was created with, or "" */
     bool shared;            /* spec.sharing names somebody */
+    bool has_links;         /* spec.sharing has share links */
     char *memory[5];
 };
 

@@ -37,7 +37,17 @@ void sandboxes_list(struct request *r) {
 
 void sandbox_get(struct request *r) {
     const struct sandbox_view *v = sandbox_view_get(r->sandbox);
-    reply_view(r, 200, r->sandbox, v->json.ptr, v->json.len + 1);
+    if (r->identity.is_admin || strcmp(v->owner, r->identity.sub) == 0) {
+        reply_view(r, 200, r->sandbox, v->json.ptr, v->json.len + 1);
+        return;
+    }
+    /* A guest learns what the sandbox is shared as. */
+    struct buffer text = {0};
+    sandbox_append_with_role(v, &r->identity, r->sandbox->json, &text);
+    buffer_append_char(&text, '\n');
+    size_t len = 0;
+    char *data = buffer_steal(&text, &len);
+    reply_text(r, 200, "application/json", data, len);
 }
 
 /* ---- create ---- */

@@ -33,22 +33,29 @@ TABLE = {
     ("DELETE", BOX): ("owner", None),
     ("POST", BOX + "/stop"): ("owner", "stop"),
     ("POST", BOX + "/resume"): ("owner", "resume"),
-    ("POST", BOX + "/exec"): ("owner", "run-command"),
-    ("GET", BOX + "/exec/{execId}"): ("owner", "run-command"),
-    ("DELETE", BOX + "/exec/{execId}"): ("owner", "run-command"),
-    ("GET", BOX + "/files/"): ("owner", "files:read"),
-    ("GET", BOX + "/files/{path}"): ("owner", "files:read"),
-    ("PUT", BOX + "/files/{path}"): ("owner", "files:write"),
-    ("DELETE", BOX + "/files/{path}"): ("owner", "files:write"),
-    ("GET", BOX + "/stat"): ("owner", "files:read"),
-    ("POST", BOX + "/mkdir"): ("owner", "files:write"),
-    ("GET", BOX + "/archive"): ("owner", "files:read"),
-    ("PUT", BOX + "/archive"): ("owner", "files:write"),
-    ("GET", BOX + "/ports"): ("owner", "ports"),
-    ("POST", BOX + "/ports"): ("owner", "ports"),
-    ("DELETE", BOX + "/ports/{port}"): ("owner", "ports"),
-    ("*", BOX + "/preview/{port}"): ("owner", None),
-    ("*", BOX + "/preview/{port}/{path}"): ("owner", None),
+    ("POST", BOX + "/exec"): ("collaborator", "run-command"),
+    ("GET", BOX + "/exec/{execId}"): ("collaborator", "run-command"),
+    ("DELETE", BOX + "/exec/{execId}"): ("collaborator", "run-command"),
+    ("GET", BOX + "/files/"): ("viewer", "files:read"),
+    ("GET", BOX + "/files/{path}"): ("viewer", "files:read"),
+    ("PUT", BOX + "/files/{path}"): ("collaborator", "files:write"),
+    ("DELETE", BOX + "/files/{path}"): ("collaborator", "files:write"),
+    ("GET", BOX + "/stat"): ("viewer", "files:read"),
+    ("POST", BOX + "/mkdir"): ("collaborator", "files:write"),
+    ("GET", BOX + "/archive"): ("collaborator", "files:read"),
+    ("PUT", BOX + "/archive"): ("collaborator", "files:write"),
+    ("GET", BOX + "/ports"): ("collaborator", "ports"),
+    ("POST", BOX + "/ports"): ("collaborator", "ports"),
+    ("DELETE", BOX + "/ports/{port}"): ("collaborator", "ports"),
+    ("*", BOX + "/preview/{port}"): ("collaborator", None),
+    ("*", BOX + "/preview/{port}/{path}"): ("collaborator", None),
+    ("GET", BOX + "/share"): ("share", None),
+    ("POST", BOX + "/share"): ("share", None),
+    ("DELETE", BOX + "/share/{userId}"): ("share", None),
+    ("GET", BOX + "/share-links"): ("share", None),
+    ("POST", BOX + "/share-links"): ("share", None),
+    ("DELETE", BOX + "/share-links/{linkId}"): ("share", None),
+    ("POST", API + "/share-links/redeem"): ("user", None),
     ("GET", API + "/templates"): ("user", None),
     ("POST", API + "/templates"): ("admin", None),
     ("GET", API + "/templates/{name}"): ("user", None),
@@ -124,6 +131,11 @@ def target(keyed):
         make("table-target")
         make("table-other")
 
+        def share(name):
+            for user, level in (("guest-v", "viewer"), ("guest-c", "collaborator")):
+                assert client.post(f"{API}/sandboxes/{name}/share", json={"identity": user, "level": level}).status_code == 200
+        share("table-target")
+
         def victim():
             name = f"table-victim-{next(names)}"
             make(name)
@@ -152,6 +164,7 @@ def credentials(keyed, target):
             "basic": {"Authorization": "Basic dTE6dTE="}, "token": {"Authorization": "Bearer eyJhbGciOiJub25lIn0.e30."},
             "expired": header(expired), "revoked": header(revoked["key"]),
             "owner": header(keyed.keys["u1"]), "other": header(keyed.keys["u2"]), "admin": header(keyed.keys["admin"]),
+            "guest viewer": header(keyed.create_key("guest-v")), "guest collaborator": header(keyed.create_key("guest-c")),
             "scoped for another": header(mint(sandboxId="table-other")["key"]),
             "scoped all": header(mint(sandboxId="table-target")["key"]),
         }
@@ -178,17 +191,26 @@ def expected(who, group, credential):
         return 403
     if who == "admin":
         return None if credential == "admin" else 403
-    if who in ("owner", "read") and credential == "other":
+    guest = credential.startswith("guest")
+    if who == "share" and (guest or credential == "other"):
+        return 403
+    if who in ("owner", "read", "viewer", "collaborator") and credential == "other":
+        return 404
+    # 3.8: guests look at the sandbox, whatever their level; more is opt-in (W-47).
+    if guest and who in ("owner", "viewer", "collaborator"):
         return 404
     return None
 
 
 def call(client, method, path, headers, sandbox):
     path = (path.replace("{id}", sandbox).replace("{execId}", "no-such-exec").replace("{path}", "workspace/x")
-            .replace("{port}", "8080").replace("{name}", "no-such-template").replace("{keyId}", "no-such-key"))
+            .replace("{port}", "8080").replace("{name}", "no-such-template").replace("{keyId}", "no-such-key")
+            .replace("{userId}", "no-such-user").replace("{linkId}", "no-such-link"))
     body = None
     if method in ("POST", "PUT", "PATCH"):
         body = b'{"name": "UPPER CASE"}' if "preview" not in path and "files" not in path else b""
+        if path.startswith(f"{API}/sandboxes/{sandbox}/share"):
+            body = b'{"identity": "table-guest", "level": "viewer"}'  # checked before who asks
     return client.request(method, path, headers=headers, content=body)
 
 
@@ -204,7 +226,7 @@ def test_S34_every_credential(keyed, target, credentials, method, path):
             status = answer.status_code
             if gate is None:
                 # Inside, anything may be wrong with the request: but nothing about who asks.
-                inner = {404} if "{name}" in path or "{keyId}" in path or "{execId}" in path else set()
+                inner = {404} if "{name}" in path or "{keyId}" in path or "{execId}" in path or "{linkId}" in path else set()
                 wrong = status in {401, 403, 404, 405} - inner or status >= 500
                 if wrong and not (status == 503 and path == "/readyz"):
                     problems.append(f"{credential}: {status}, should be let in: {answer.text[:120]}")

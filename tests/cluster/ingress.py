@@ -1,0 +1,132 @@
+"""An Ingress controller: nginx, configured from the cluster's Ingress objects of one class.
+
+As small as the tests allow. It honours the annotations of ingress-nginx that the chart and the Router
+set, so that a wrong or missing one shows; without them nginx's own limits hold (1 MiB, 60 s)."""
+
+import json
+import pathlib
+import shutil
+import tempfile
+import threading
+
+import testbed
+from harness import free_port, wait_for
+
+ANNOTATION = "nginx.ingress.kubernetes.io/"
+# annotation, directive, unit
+DIRECTIVES = (
+    ("proxy-body-size", "client_max_body_size", ""),
+    ("proxy-read-timeout", "proxy_read_timeout", "s"),
+    ("proxy-send-timeout", "proxy_send_timeout", "s"),
+    ("proxy-buffering", "proxy_buffering", ""),
+    ("proxy-request-buffering", "proxy_request_buffering", ""),
+)
+
+HEAD = """
+daemon off;
+pid {folder}/nginx.pid;
+error_log {folder}/error.log warn;
+worker_processes 2;
+events {{ worker_connections 1024; }}
+http {{
+    access_log off;
+    client_body_temp_path {folder}/body;
+    proxy_temp_path {folder}/proxy;
+    fastcgi_temp_path {folder}/fastcgi;
+    uwsgi_temp_path {folder}/uwsgi;
+    scgi_temp_path {folder}/scgi;
+    map $http_upgrade $connection_upgrade {{ default upgrade; '' ''; }}
+    server_names_hash_bucket_size 128;
+    server {{ listen 127.0.0.1:{port} default_server; return 404; }}
+"""
+
+SERVER = """
+    server {{
+        listen 127.0.0.1:{port};
+        server_name {host};
+{directives}
+        location {path} {{
+            proxy_pass http://{upstream};
+            proxy_http_version 1.1;
+            proxy_set_header Host $http_host;
+            proxy_set_header Upgrade $http_upgrade;
+            proxy_set_header Connection $connection_upgrade;
+            proxy_set_header X-Forwarded-For $remote_addr;
+            proxy_set_header X-Forwarded-Host $http_host;
+            proxy_set_header X-Forwarded-Proto http;
+        }}
+    }}
+"""
+
+
+def backend_of(ingress, path):
+    """ADDRESS:PORT of the Service that a path leads to; None when it is not there (yet)."""
+    wanted = path["backend"]["service"]
+    service = testbed.get("service", wanted["name"], "-n", ingress["metadata"]["namespace"])
+    if not service:
+        return None
+    for port in service["spec"]["ports"]:
+        if port["port"] == wanted["port"].get("number") or port.get("name") == wanted["port"].get("name", ""):
+            return f"{service['spec']['clusterIP']}:{port['port']}"
+    return None
+
+
+def render(ingresses, class_name, folder, port):
+    text = HEAD.format(folder=folder, port=port)
+    for ingress in ingresses:
+        if ingress["spec"].get("ingressClassName") != class_name:
+            continue
+        annotations = ingress["metadata"].get("annotations", {})
+        directives = "\n".join(f"        {directive} {annotations[ANNOTATION + name]}{unit};" for name, directive, unit in DIRECTIVES
+                               if ANNOTATION + name in annotations)
+        for rule in ingress["spec"]["rules"]:
+            for path in rule["http"]["paths"]:
+                upstream = backend_of(ingress, path)
+                if upstream:
+                    text += SERVER.format(port=port, host=rule["host"], directives=directives, path=path.get("path", "/"), upstream=upstream)
+    return text + "}\n"
+
+
+class IngressController:
+    def __init__(self, class_name="test"):
+        self.class_name = class_name
+        self.port = free_port()
+        self.folder = pathlib.Path(tempfile.mkdtemp(prefix="at-ingress-", dir="/tmp"))
+        self.file = self.folder / "nginx.conf"
+        self.ended = threading.Event()
+
+    def look(self):
+        """Makes nginx do what the Ingress objects say; whether anything changed."""
+        done = testbed.run("kubectl", "get", "ingress", "-A", "-o", "json", check=False)
+        if done.returncode != 0:
+            return False  # the API server is away: what is configured stays
+        text = render(json.loads(done.stdout)["items"], self.class_name, self.folder, self.port)
+        if self.file.exists() and self.file.read_text() == text:
+            return False
+        self.file.write_text(text)
+        return True
+
+    def watch(self):
+        while not self.ended.wait(0.5):
+            if self.look():
+                testbed.run("nginx", "-c", self.file, "-s", "reload")
+
+    def knows(self, host):
+        return f"server_name {host};" in self.file.read_text()
+
+    def wait_for(self, host):
+        wait_for(lambda: self.knows(host), 20, what=f"an Ingress for {host}")
+
+    def __enter__(self):
+        self.look()
+        self.nginx = testbed.Process("nginx", "-c", self.file).start()
+        self.thread = threading.Thread(target=self.watch, daemon=True)
+        self.thread.start()
+        self.url = f"http://127.0.0.1:{self.port}"
+        return self
+
+    def __exit__(self, *_):
+        self.ended.set()
+        self.thread.join(10)
+        self.nginx.stop()
+        shutil.rmtree(self.folder, ignore_errors=True)

@@ -1,0 +1,285 @@
+"""The cluster of tests/cluster/kube, the chart installed on it, and ways to its API.
+
+Nothing here is thrown away between the tests but by those who made it: one release of the chart serves
+the whole run and is changed by `helm upgrade` when a test needs other values."""
+
+import contextlib
+import hashlib
+import json
+import os
+import pathlib
+import re
+import signal
+import subprocess
+import sys
+
+import httpx
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(ROOT / "tests" / "api"))
+
+import harness  # noqa: E402
+from harness import free_port, wait_for  # noqa: E402
+
+KUBE = pathlib.Path(__file__).parent / "kube"
+BUILD = pathlib.Path(os.environ.get("AGENTTIER_BUILD", ROOT / "build"))
+CHART = ROOT / "deploy" / "helm"
+NAMESPACE = "agenttier"
+RELEASE = "agenttier"
+ROUTER = "agenttier-router"
+SANDBOX_IMAGE = "agenttier.local/sandbox:1"
+LABEL = "agenttier.io/sandbox"
+
+
+def _settings():
+    """The settings of kube/env, as it has them with this environment."""
+    names = ("KUBE_BIN", "KUBE_STATE", "KUBECONFIG_OUT", "CTR_SOCK", "KUBE_IMAGES", "PORT_API", "NODE_IP")
+    script = f". {KUBE}/env; for n in {' '.join(names)}; do echo \"$n=${{!n}}\"; done"
+    done = subprocess.run(["bash", "-c", script], capture_output=True, text=True, check=True)
+    return dict(line.split("=", 1) for line in done.stdout.splitlines())
+
+
+SETTINGS = _settings()
+BIN = pathlib.Path(SETTINGS["KUBE_BIN"])
+STATE = pathlib.Path(SETTINGS["KUBE_STATE"])
+ENVIRONMENT = {**os.environ, "KUBECONFIG": SETTINGS["KUBECONFIG_OUT"], "PATH": f"{BIN}:{os.environ['PATH']}", "HELM_CACHE_HOME": "/tmp/.helm"}
+
+
+def run(*command, check=True, timeout=120, data=None, text=True):
+    done = subprocess.run([str(part) for part in command], capture_output=True, text=text, timeout=timeout, input=data,
+                          env=ENVIRONMENT, check=False)
+    if check:
+        assert done.returncode == 0, f"{command}: {done.returncode}\n{done.stdout[-3000:]}\n{done.stderr[-3000:]}"
+    return done
+
+
+def kubectl(*arguments, **options):
+    return run("kubectl", *arguments, **options).stdout
+
+
+def helm(*arguments, **options):
+    return run("helm", *arguments, **options).stdout
+
+
+def get(*arguments):
+    """One object, or a list of them; None when there is none of that name."""
+    done = run("kubectl", "get", *arguments, "-o", "json", "--ignore-not-found")
+    if not done.stdout.strip():
+        return None
+    found = json.loads(done.stdout)
+    return found["items"] if found["kind"].endswith("List") else found
+
+
+def apply(manifest, *options, check=True):
+    return run("kubectl", "apply", "-f", "-", *options, check=check, data=manifest if isinstance(manifest, str) else json.dumps(manifest))
+
+
+def in_pod(name, *command, namespace="default", container=None, check=True, timeout=60):
+    where = ["-c", container] if container else []
+    return run("kubectl", "exec", "-n", namespace, name, *where, "--", *command, check=check, timeout=timeout)
+
+
+# ---- parts of the cluster, to be killed and started again ----
+
+def part_pid(name):
+    return int((STATE / "pid" / name).read_text().split()[0])
+
+
+def kill_part(name):
+    os.kill(part_pid(name), signal.SIGKILL)
+
+
+def start_part(name):
+    subprocess.run([str(STATE / "cmd" / name), "start"], check=True, timeout=30)
+
+
+def api_ready():
+    return run("kubectl", "get", "--raw", "/readyz", "--request-timeout=2s", check=False).returncode == 0
+
+
+# ---- images ----
+
+def import_image(file):
+    run("ctr", "-a", SETTINGS["CTR_SOCK"], "-n", "k8s.io", "images", "import", file, timeout=180)
+
+
+def build_image():
+    """The image of the programs as they are in BUILD, imported; its tag. Named for its content, so that an
+    upgrade to another one is a rollout."""
+    sha = hashlib.sha256((ROOT / "deploy/image/build").read_bytes())
+    for program in ("agenttier-router", "agenttier-controller", "agenttier-runtime"):
+        sha.update((BUILD / program).read_bytes())
+    tag = "t" + sha.hexdigest()[:12]
+    name = f"agenttier.local/agenttier:{tag}"
+    known = run("ctr", "-a", SETTINGS["CTR_SOCK"], "-n", "k8s.io", "images", "ls", "-q").stdout.split()
+    if name not in known:
+        file = ROOT / ".cache" / "agenttier-image.tar"
+        run(ROOT / "deploy/image/build", name, file, timeout=180)
+        import_image(file)
+    return tag
+
+
+# ---- the release ----
+
+class Release:
+    """The chart, installed as `agenttier` in namespace `agenttier`."""
+
+    def __init__(self, tag):
+        small = {"requests": {"cpu": "10m", "memory": "32Mi"}, "limits": {"cpu": "2", "memory": "512Mi"}}
+        self.base = {
+            "global": {"registry": "agenttier.local"},
+            "router": {"image": {"tag": tag}, "resources": {"requests": {"cpu": "10m", "memory": "32Mi"}}},
+            "controller": {"image": {"tag": tag}, "resources": {"requests": {"cpu": "10m", "memory": "32Mi"}}},
+            "defaults": {"sandbox": {"image": SANDBOX_IMAGE, "resources": small}},
+            "templates": {"only": ["general-coding"]},
+        }
+        self.values = None
+
+    def configure(self, **values):
+        """`helm upgrade --install` with these values over those of every test; nothing when they are in force."""
+        wanted = merge(self.base, values)
+        if wanted == self.values:
+            return self
+        self.values = None
+        helm("upgrade", "--install", RELEASE, CHART, "-n", NAMESPACE, "--create-namespace", "--wait", "--timeout", "120s",
+             "-f", "-", data=json.dumps(wanted), timeout=150)
+        self.values = wanted
+        return self
+
+    def routers(self):
+        """The Router's pods that are there to stay."""
+        pods = get("pods", "-n", NAMESPACE, "-l", "app.kubernetes.io/component=router")
+        return [p for p in pods if not p["metadata"].get("deletionTimestamp")]
+
+    def logs(self, component, lines=200):
+        return kubectl("logs", "-n", NAMESPACE, "-l", f"app.kubernetes.io/component={component}", f"--tail={lines}", "--prefix")
+
+    def create_key(self, sub, *flags):
+        """A key as an administrator makes it: in a pod of the Router."""
+        out = kubectl("exec", "-n", NAMESPACE, f"deploy/{ROUTER}", "--", "agenttier-router", "create-key", "--backend=kubernetes",
+                      "--sub", sub, "--email", f"{sub}@example.org", *flags)
+        return re.search(r"atk_[A-Za-z0-9_-]{43}", out)[0]
+
+    def service_address(self):
+        return get("service", ROUTER, "-n", NAMESPACE)["spec"]["clusterIP"]
+
+    def uninstall(self):
+        helm("uninstall", RELEASE, "-n", NAMESPACE, "--wait", "--timeout", "120s", check=False, timeout=150)
+        self.values = None
+
+
+def merge(a, b):
+    out = dict(a)
+    for key, value in b.items():
+        out[key] = merge(out[key], value) if isinstance(value, dict) and isinstance(out.get(key), dict) else value
+    return out
+
+
+class Process:
+    """A program that runs beside a test."""
+
+    def __init__(self, *command):
+        self.command = [str(part) for part in command]
+
+    def start(self):
+        self.log = open(f"/tmp/at-cluster-{os.getpid()}-{free_port()}.log", "w+b")
+        self.process = subprocess.Popen(self.command, stdin=subprocess.DEVNULL, stdout=self.log, stderr=self.log, env=ENVIRONMENT)
+        return self
+
+    def stop(self):
+        self.process.terminate()
+        try:
+            self.process.wait(10)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait()
+        self.log.close()
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(self.log.name)
+
+    def output(self):
+        return pathlib.Path(self.log.name).read_text(errors="replace")
+
+
+class Api:
+    """A way to the API: an address and how one logs in there. Looks to the tests of tests/api like one of their Routers."""
+
+    def __init__(self, url, headers=None, keys=None):
+        self.url = url
+        self.headers = dict(headers or {})
+        self.keys = keys or {}
+        self.port = int(url.rpartition(":")[2])
+
+    def client(self, key=None, timeout=90.0, **options):
+        key = self.keys.get(key, key)
+        headers = {"X-API-Key": key} if key else self.headers
+        return httpx.Client(base_url=self.url, headers={**headers, **options.pop("headers", {})}, timeout=timeout, trust_env=False, **options)
+
+    def anonymous(self, **options):
+        return httpx.Client(base_url=self.url, timeout=options.pop("timeout", 90.0), trust_env=False, **options)
+
+    def sandbox(self, name, key=None, **body):
+        client = self.client(key)
+        body = {"name": name, "templateRef": {"name": harness.TEMPLATE, "kind": "ClusterSandboxTemplate"}, **body}
+        answer = client.post("/api/v1/sandboxes", json=body)
+        assert answer.status_code == 201, answer.text
+        handle = Sandbox(self, client, name, body.get("namespace"))
+        handle.wait("Running")
+        return handle
+
+    def tail(self):
+        return kubectl("logs", "-n", NAMESPACE, "-l", "app.kubernetes.io/instance=agenttier", "--tail=40", "--prefix")
+
+
+class Sandbox(harness.Sandbox):
+    """A handle of a sandbox in the cluster, with what kubectl shows of it."""
+
+    @property
+    def where(self):
+        return self.namespace or "default"
+
+    def resource(self):
+        return get("sandboxes.agenttier.io", self.name, "-n", self.where)
+
+    def pods(self):
+        return get("pods", "-n", self.where, "-l", f"{LABEL}={self.name}")
+
+    def pod(self):
+        (found,) = [p for p in self.pods() if not p["metadata"].get("deletionTimestamp")]
+        return found
+
+    def ps(self):
+        """The commands of all processes in the sandbox's container, as `ps` in the pod shows them."""
+        pod = self.pod()
+        out = in_pod(pod["metadata"]["name"], "ps", "-e", "-o", "args=", namespace=self.where, container="sandbox").stdout
+        return [line.strip() for line in out.splitlines()]
+
+    def remove(self):
+        answer = self.delete()
+        assert answer.status_code in (204, 404), answer.text
+        self.gone(60)
+
+
+class PortForward:
+    """`kubectl port-forward svc/agenttier-router PORT:80`, as the tutorial has it."""
+
+    def __init__(self, service=ROUTER, port=80, namespace=NAMESPACE):
+        self.local = free_port()
+        self.process = Process("kubectl", "port-forward", "-n", namespace, f"svc/{service}", f"{self.local}:{port}")
+
+    def __enter__(self):
+        self.process.start()
+        wait_for(lambda: "Forwarding from" in self.process.output() or self.process.process.poll() is not None, 30, what="port-forward")
+        assert self.process.process.poll() is None, self.process.output()
+        self.url = f"http://127.0.0.1:{self.local}"
+        return self
+
+    def __exit__(self, *_):
+        self.process.stop()
+
+
+def events(namespace, name):
+    found = get("events", "-n", namespace, "--field-selector", f"involvedObject.kind=Sandbox,involvedObject.name={name}")
+    return [e["reason"] for e in found]
+
+

@@ -125,6 +125,8 @@ struct store_ops {
 
     /* Whether reads can be trusted (caches have synced); else 503 with the reason. */
     bool (*ready)(struct store *, struct error *);
+    /* For how long reads may have been behind, in milliseconds; 0 = they are current. NULL: always. */
+    int64_t (*age_ms)(struct store *);
 };
 
 struct store {

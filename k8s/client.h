@@ -13,6 +13,10 @@ struct k8s_client;
 struct k8s_client *k8s_client_new(struct k8s_config *config, struct error *err);
 void k8s_client_free(struct k8s_client *client);
 struct k8s_config *k8s_client_config(struct k8s_client *client);
+/* Somebody else's request was answered 401: the credentials are refreshed soon, on the client's thread. */
+void k8s_client_refused(struct k8s_client *client);
+/* Calls so far, and those that had no answer or a 5xx. */
+void k8s_client_counts(struct k8s_client *client, uint64_t *calls, uint64_t *failures);
 
 /* One call. `path` is "/api/v1/namespaces/x/pods/y?query", already percent-encoded. `content_type`
  * NULL: application/json. `body` is borrowed, NULL for none. `*answer` (may be NULL) gets a new
@@ -21,6 +25,8 @@ struct k8s_config *k8s_client_config(struct k8s_client *client);
  * A Status answer becomes an error with the apiserver's own message: 404 not_found, 409 already_exists
  * or conflict (by reason), 403 kubernetes_forbidden (says which verb and resource), 400 or 422 as 400
  * admission_rejected, 403 quota as 403 quota_exceeded, 429 and 5xx and no answer at all as 503 unavailable
- * with retry_after. A 401 refreshes the credentials and tries once more. */
+ * with retry_after. A 401 refreshes the credentials and tries once more. 403 of an admission plugin as 403
+ * admission_rejected. Deadlines: 5 s to connect, 30 s in all; answers up to 16 MiB; a 429 with a
+ * Retry-After of at most 2 s is waited for, twice. */
 bool k8s_call(struct k8s_client *client, const char *method, const char *path, const char *content_type,
               const json_t *body, json_t **answer, struct error *err);

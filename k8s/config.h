@@ -31,7 +31,20 @@ char *k8s_config_authorization(struct k8s_config *config);
 SSL_CTX *k8s_config_ssl_ctx(struct k8s_config *config);
 const char *k8s_config_tls_name(const struct k8s_config *config);
 
+/* What one logs in with at one moment: immutable, counted. For libcurl, which wants texts. */
+struct k8s_credentials {
+    char *authorization;          /* value of the header, or NULL */
+    char *ca, *certificate, *key; /* PEM, or NULL */
+    SSL_CTX *ssl;                 /* made of those; NULL without TLS */
+    int64_t expires;              /* of an exec plugin's answer, seconds since 1970; 0 = not said */
+    _Atomic int refs;
+};
+struct k8s_credentials *k8s_config_credentials(struct k8s_config *config); /* a reference, never NULL */
+void k8s_credentials_unref(struct k8s_credentials *credentials);           /* NULL is fine */
+bool k8s_config_insecure(const struct k8s_config *config);                 /* no certificate is checked */
+
 /* ---- waits (files, exec plugin): not on a loop ---- */
-/* Reads what may have changed: every minute, and after a 401 (lessons I33). The last good
- * credentials stay when the new ones cannot be read; then false with err. */
-bool k8s_config_refresh(struct k8s_config *config, struct error *err);
+/* Reads what may have changed: every minute, and with `refused` after a 401 (lessons I33), which also
+ * drops what an exec plugin gave before its time. The last good credentials stay when the new ones
+ * cannot be read; then false with err. */
+bool k8s_config_refresh(struct k8s_config *config, bool refused, struct error *err);

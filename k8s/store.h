@@ -10,15 +10,24 @@
 struct k8s_watch {
     enum kind kind;
     const char *namespace;      /* NULL: all */
-    const char *label_selector; /* NULL: all */
+    const char *label_selector; /* NULL: all; what selector.h knows */
     const char *field_selector;
+    /* Takes out of an object what nobody reads, to save memory; NULL: managedFields only. What was trimmed
+     * must not be written back as a whole (replace, store_update): use patch. */
+    void (*trim)(json_t *object);
+    bool optional; /* ready without it: what is lost by a missing permission is a convenience */
+};
+
+struct k8s_store_options {
+    const struct k8s_watch *watches;
+    size_t count;
+    /* A watch that was silent for longer is not trusted and opened anew; 0 = 150 s (an apiserver sends
+     * a bookmark every minute). */
+    int64_t silence_ms;
 };
 
 /* Starts the watches and returns at once; ops->ready says when all caches have synced. `client` is
  * borrowed. */
-struct store *k8s_store_open(struct k8s_client *client, const struct k8s_watch *watches, size_t count,
+struct store *k8s_store_open(struct k8s_client *client, const struct k8s_store_options *options,
                              struct error *err);
 void k8s_store_close(struct store *store);
-/* Milliseconds since the caches last heard from the apiserver (a change, a bookmark or a fresh
- * list); reads older than that are marked by their age. */
-int64_t k8s_store_age_ms(struct store *store);

@@ -11,7 +11,7 @@
 #pragma once
 
 #include "local/db.h"
-#include "local/index.h"
+#include "backend/index.h"
 
 #include <pthread.h>
 #include <stdatomic.h>

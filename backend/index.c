@@ -1,4 +1,4 @@
-#include "local/index.h"
+#include "backend/index.h"
 
 #include "common/bytes.h"
 #include "common/json.h"

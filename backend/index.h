@@ -1,10 +1,10 @@
-/* The objects of the local store in memory: for each kind two sorted arrays, by (namespace,
+/* The objects of a store in memory: for each kind two sorted arrays, by (namespace,
  * name) and by (name, namespace), and one for all kinds by the uid of an owner. Plain data
- * without locks: store.c says who may touch it when.
+ * without locks: its store says who may touch it when.
  *
  * Sorted arrays because reads outnumber writes by far: a lookup is a binary search, a list
  * is one copy of a range, and an insertion moves pointers (80 KiB at 10,000 objects), which
- * is little beside the disk write that came before it. */
+ * is little beside the disk or network that came before it. */
 #pragma once
 
 #include "backend/store.h"

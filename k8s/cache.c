@@ -1,0 +1,387 @@
+#include "k8s/cache.h"
+
+#include "common/json.h"
+#include "k8s/resource_version.h"
+#include "k8s/selector.h"
+
+static char *dup_text(const char *s) {
+    return s ? xstrdup(s) : NULL;
+}
+
+void cache_init(struct cache *c, const struct k8s_watch *watches, size_t count) {
+    *c = (struct cache){.count = count};
+    c->rows = xcalloc(count ? count : 1, sizeof *c->rows);
+    for (size_t i = 0; i < count; i++) {
+        c->rows[i].watch = watches[i];
+        c->rows[i].watch.namespace = dup_text(watches[i].namespace);
+        c->rows[i].watch.label_selector = dup_text(watches[i].label_selector);
+        c->rows[i].watch.field_selector = dup_text(watches[i].field_selector);
+    }
+    pthread_mutex_init(&c->order, NULL);
+    /* A stream of readers must not keep a writer waiting; readers never lock twice. */
+    pthread_rwlockattr_t attr;
+    pthread_rwlockattr_init(&attr);
+    pthread_rwlockattr_setkind_np(&attr, PTHREAD_RWLOCK_PREFER_WRITER_NONRECURSIVE_NP);
+    pthread_rwlock_init(&c->memory, &attr);
+    pthread_rwlockattr_destroy(&attr);
+}
+
+void cache_free(struct cache *c) {
+    for (size_t i = 0; i < c->count; i++) {
+        struct cache_row *row = &c->rows[i];
+        index_free(&row->index);
+        free((char *)row->watch.namespace);
+        free((char *)row->watch.label_selector);
+        free((char *)row->watch.field_selector);
+    }
+    free(c->rows);
+    while (c->watchers) {
+        struct cache_watcher *next = c->watchers->next;
+        free(c->watchers);
+        c->watchers = next;
+    }
+    pthread_mutex_destroy(&c->order);
+    pthread_rwlock_destroy(&c->memory);
+}
+
+/* ---- readers ---- */
+
+static const char *namespace_of(enum kind kind, const char *namespace) {
+    return resource_kinds[kind].namespaced && namespace ? namespace : "";
+}
+
+struct object *cache_get(struct cache *c, enum kind kind, const char *namespace, const char *name) {
+    struct object *o = NULL;
+    pthread_rwlock_rdlock(&c->memory);
+    for (size_t i = 0; i < c->count && !o; i++) {
+        if (c->rows[i].watch.kind != kind) continue;
+        o = index_get(&c->rows[i].index, kind, namespace_of(kind, namespace), name);
+    }
+    if (o) object_ref(o);
+    pthread_rwlock_unlock(&c->memory);
+    return o;
+}
+
+static void add_range(struct object_list *list, struct index_range range) {
+    if (range.count == 0) return;
+    list->items = xrealloc(list->items, (list->count + range.count) * sizeof *list->items);
+    for (size_t i = 0; i < range.count; i++)
+        list->items[list->count++] = object_ref(range.items[i]);
+}
+
+static int by_key(const void *a, const void *b) {
+    const struct object *const *x = a, *const *y = b;
+    int c = strcmp((*x)->namespace, (*y)->namespace);
+    return c != 0 ? c : strcmp((*x)->name, (*y)->name);
+}
+
+/* `name` NULL: all of the namespace. */
+static struct object_list collect(struct cache *c, enum kind kind, const char *namespace, const char *name) {
+    struct object_list list = {0};
+    size_t parts = 0;
+    pthread_rwlock_rdlock(&c->memory);
+    for (size_t i = 0; i < c->count; i++) {
+        if (c->rows[i].watch.kind != kind) continue;
+        size_t before = list.count;
+        const struct index *index = &c->rows[i].index;
+        add_range(&list,
+                  name ? index_by_name(index, kind, name) : index_in_namespace(index, kind, namespace));
+        parts += list.count > before;
+    }
+    pthread_rwlock_unlock(&c->memory);
+    if (parts > 1) qsort(list.items, list.count, sizeof *list.items, by_key);
+    return list;
+}
+
+struct object_list cache_find(struct cache *c, enum kind kind, const char *name) {
+    return collect(c, kind, NULL, name);
+}
+
+struct object_list cache_list(struct cache *c, enum kind kind, const char *namespace) {
+    return collect(c, kind, namespace_of(kind, namespace), NULL);
+}
+
+uint64_t cache_generation(struct cache *c) {
+    pthread_mutex_lock(&c->order);
+    uint64_t generation = c->generation;
+    pthread_mutex_unlock(&c->order);
+    return generation;
+}
+
+void *cache_watch(struct cache *c, enum kind kind, store_watch_fn *fn, void *ctx) {
+    struct cache_watcher *w = xcalloc(1, sizeof *w);
+    *w = (struct cache_watcher){.kind = kind, .fn = fn, .ctx = ctx};
+    pthread_mutex_lock(&c->order);
+    cleanup_object_list struct object_list existing = cache_list(c, kind, NULL);
+    for (size_t i = 0; i < existing.count; i++)
+        fn(ctx, STORE_ADDED, existing.items[i]);
+    struct cache_watcher **last = &c->watchers;
+    while (*last)
+        last = &(*last)->next;
+    *last = w;
+    pthread_mutex_unlock(&c->order);
+    return w;
+}
+
+void cache_unwatch(struct cache *c, void *handle) {
+    pthread_mutex_lock(&c->order); /* waits for a callback that runs */
+    for (struct cache_watcher **w = &c->watchers; *w; w = &(*w)->next) {
+        if (*w != handle) continue;
+        *w = (*w)->next;
+        break;
+    }
+    pthread_mutex_unlock(&c->order);
+    free(handle);
+}
+
+static void notify(struct cache *c, enum store_change change, struct object *o) {
+    for (struct cache_watcher *w = c->watchers; w; w = w->next)
+        if (w->kind == o->kind) w->fn(w->ctx, change, o);
+}
+
+/* ---- objects that are gone ---- */
+
+static uint64_t hash_of(const char *uid) {
+    uint64_t h = 14695981039346656037u;
+    for (; *uid; uid++)
+        h = (h ^ (unsigned char)*uid) * 1099511628211u;
+    return h;
+}
+
+static bool is_deleted(const struct cache *c, const char *uid) {
+    uint64_t hash = hash_of(uid);
+    for (size_t i = 0; i < CACHE_DELETED_MAX; i++)
+        if (c->deleted[i].hash == hash && strncmp(c->deleted[i].uid, uid, sizeof c->deleted[i].uid - 1) == 0)
+            return true;
+    return false;
+}
+
+static void remember_deleted(struct cache *c, const char *uid) {
+    if (!uid[0] || is_deleted(c, uid)) return;
+    struct cache_deleted *d = &c->deleted[c->deleted_next++ % CACHE_DELETED_MAX];
+    d->hash = hash_of(uid);
+    snprintf(d->uid, sizeof d->uid, "%s", uid);
+}
+
+/* ---- changes; `order` is held ---- */
+
+/* Whether `o` says nothing that `old` does not say: by the versions where they can be compared, else by
+ * who was first: what was put after `generation` is newer than what was asked for before it. */
+static bool is_old(const struct object *o, const struct object *old, uint64_t generation) {
+    int order;
+    if (resource_version_compare(o->resource_version, old->resource_version, &order)) return order <= 0;
+    return strcmp(o->resource_version, old->resource_version) == 0 || old->generation > generation;
+}
+
+/* Only of one that nobody has seen yet: others may be reading it. */
+static void stamp(struct cache *c, struct object *o) {
+    c->generation++;
+    if (o->generation == 0) o->generation = c->generation;
+}
+
+/* Takes `o`. */
+static void put(struct cache *c, struct cache_row *row, struct object *o, uint64_t generation) {
+    struct object *old = index_get(&row->index, o->kind, o->namespace, o->name);
+    if (is_deleted(c, o->uid) || (old && is_old(o, old, generation))) {
+        object_unref(o);
+        return;
+    }
+    stamp(c, o);
+    object_ref(o); /* for the callbacks */
+    pthread_rwlock_wrlock(&c->memory);
+    old = index_put(&row->index, o);
+    pthread_rwlock_unlock(&c->memory);
+    if (!old) {
+        notify(c, STORE_ADDED, o);
+    } else if (strcmp(old->uid, o->uid) == 0) {
+        notify(c, STORE_MODIFIED, o);
+    } else {
+        remember_deleted(c, old->uid);
+        notify(c, STORE_DELETED, old);
+        notify(c, STORE_ADDED, o);
+    }
+    object_unref(old);
+    object_unref(o);
+}
+
+/* `last` is the object's last form, or NULL for the one that is there. */
+static void take_out(struct cache *c, struct cache_row *row, struct object *old, struct object *last) {
+    pthread_rwlock_wrlock(&c->memory);
+    old = index_remove(&row->index, old->kind, old->namespace, old->name);
+    pthread_rwlock_unlock(&c->memory);
+    c->generation++;
+    notify(c, STORE_DELETED, last ? last : old);
+    object_unref(old);
+}
+
+struct object *cache_read(struct cache *c, const struct cache_row *row, json_t *json) {
+    enum kind kind = row->watch.kind;
+    const struct resource_kind *k = &resource_kinds[kind];
+    json_t *metadata = json_object_get(json, "metadata");
+    const char *namespace = json_str_at(metadata, "namespace");
+    if (!json_str_at(metadata, "name")[0] || !json_str_at(metadata, "uid")[0] ||
+        !json_str_at(metadata, "resourceVersion")[0] || (k->namespaced && !namespace[0]) ||
+        (row->watch.namespace && strcmp(row->watch.namespace, namespace) != 0)) {
+        json_decref(json);
+        return NULL;
+    }
+    struct object *same = cache_get(c, kind, k->namespaced ? namespace : "", json_str_at(metadata, "name"));
+    if (same && strcmp(same->uid, json_str_at(metadata, "uid")) == 0 &&
+        strcmp(same->resource_version, json_str_at(metadata, "resourceVersion")) == 0) {
+        json_decref(json);
+        return same;
+    }
+    object_unref(same);
+    json_object_del(metadata, "managedFields");
+    if (!json_object_get(json, "kind")) json_object_set_new(json, "kind", json_string(k->kind));
+    if (!json_object_get(json, "apiVersion"))
+        json_object_set_new(json, "apiVersion", json_string(k->api_version));
+    if (row->watch.trim) row->watch.trim(json);
+    return object_new(kind, json, 0);
+}
+
+void cache_put(struct cache *c, struct cache_row *row, struct object *o) {
+    pthread_mutex_lock(&c->order);
+    /* An event is newer than what was there when it came, if the versions do not say otherwise. */
+    put(c, row, o, UINT64_MAX);
+    pthread_mutex_unlock(&c->order);
+}
+
+void cache_remove(struct cache *c, struct cache_row *row, struct object *o) {
+    pthread_mutex_lock(&c->order);
+    struct object *old = index_get(&row->index, o->kind, o->namespace, o->name);
+    /* With a selector, DELETED also says that an object is no longer selected: it may come back. */
+    bool selected = row->watch.label_selector || row->watch.field_selector;
+    if (!selected) remember_deleted(c, o->uid);
+    if (old && strcmp(old->uid, o->uid) == 0) {
+        int order;
+        bool older = selected &&
+                     resource_version_compare(o->resource_version, old->resource_version, &order) &&
+                     order < 0;
+        if (!older) take_out(c, row, old, o);
+    }
+    pthread_mutex_unlock(&c->order);
+    object_unref(o);
+}
+
+static bool first_list(struct cache *c, struct cache_row *row, struct object **items, size_t count) {
+    if (row->index.by_key[row->watch.kind].count > 0) return false;
+    pthread_rwlock_wrlock(&c->memory);
+    for (size_t i = 0; i < count; i++) {
+        stamp(c, items[i]);
+        index_append(&row->index, object_ref(items[i]));
+    }
+    index_sort(&row->index);
+    pthread_rwlock_unlock(&c->memory);
+    for (size_t i = 0; i < count; i++)
+        notify(c, STORE_ADDED, items[i]);
+    return true;
+}
+
+/* What the list does not have, and was not written since. */
+static void remove_missing(struct cache *c, struct cache_row *row, struct object **items, size_t count,
+                           const char *version, uint64_t generation) {
+    const struct index_array *there = &row->index.by_key[row->watch.kind];
+    for (size_t at = 0, i = 0; at < there->count;) {
+        struct object *o = there->items[at];
+        while (i < count && by_key(&items[i], &o) < 0)
+            i++;
+        int order;
+        bool newer = o->generation > generation ||
+                     (resource_version_compare(o->resource_version, version, &order) && order > 0);
+        if ((i < count && by_key(&items[i], &o) == 0) || newer) {
+            at++;
+            continue;
+        }
+        remember_deleted(c, row->watch.label_selector || row->watch.field_selector ? "" : o->uid);
+        take_out(c, row, o, NULL);
+    }
+}
+
+void cache_replace(struct cache *c, struct cache_row *row, struct object **items, size_t count,
+                   const char *version, uint64_t generation) {
+    if (count > 1) qsort(items, count, sizeof *items, by_key);
+    size_t kept = 0;
+    for (size_t i = 0; i < count; i++) { /* of one that came twice, the first */
+        if (kept > 0 && by_key(&items[i], &items[kept - 1]) == 0)
+            object_unref(items[i]);
+        else
+            items[kept++] = items[i];
+    }
+    pthread_mutex_lock(&c->order);
+    size_t live = 0;
+    for (size_t i = 0; i < kept; i++) { /* deleted by us while the list was on its way */
+        if (is_deleted(c, items[i]->uid))
+            object_unref(items[i]);
+        else
+            items[live++] = items[i];
+    }
+    if (!first_list(c, row, items, live)) {
+        remove_missing(c, row, items, live, version, generation);
+        for (size_t i = 0; i < live; i++)
+            put(c, row, object_ref(items[i]), generation);
+    }
+    pthread_mutex_unlock(&c->order);
+    for (size_t i = 0; i < live; i++)
+        object_unref(items[i]);
+    free(items);
+}
+
+/* ---- what we wrote ourselves ---- */
+
+static bool selects(const struct cache_row *row, const json_t *json) {
+    const struct k8s_watch *w = &row->watch;
+    return (!w->namespace || strcmp(w->namespace, json_str_at(json, "metadata.namespace")) == 0) &&
+           selector_labels(w->label_selector, json) && selector_fields(w->field_selector, json);
+}
+
+/* Its last finalizer was taken away: it is gone although the answer shows it once more. */
+static bool is_finished(const struct object *o) {
+    const json_t *metadata = json_object_get(o->json, "metadata");
+    const json_t *grace = json_object_get(metadata, "deletionGracePeriodSeconds");
+    return json_object_get(metadata, "deletionTimestamp") &&
+           json_array_size(json_object_get(metadata, "finalizers")) == 0 &&
+           (!json_is_integer(grace) || json_integer_value(grace) == 0);
+}
+
+static void take_written(struct cache *c, struct cache_row *row, struct object *o, uint64_t generation) {
+    struct object *old = index_get(&row->index, o->kind, o->namespace, o->name);
+    bool same = old && strcmp(old->uid, o->uid) == 0;
+    if (is_finished(o)) {
+        remember_deleted(c, o->uid);
+        if (same) take_out(c, row, old, o);
+    } else if (selects(row, o->json)) {
+        put(c, row, object_ref(o), generation);
+    } else if (same && !is_old(o, old, generation)) {
+        take_out(c, row, old, o); /* no longer selected */
+    }
+}
+
+struct object *cache_written(struct cache *c, enum kind kind, json_t *json, uint64_t generation) {
+    struct cache_row any = {.watch = {.kind = kind}}, *home = NULL;
+    for (size_t i = 0; i < c->count && !home; i++)
+        if (c->rows[i].watch.kind == kind && selects(&c->rows[i], json)) home = &c->rows[i];
+    struct object *o = cache_read(c, home ? home : &any, json);
+    if (!o) return NULL;
+    pthread_mutex_lock(&c->order);
+    for (size_t i = 0; i < c->count; i++)
+        if (c->rows[i].watch.kind == kind) take_written(c, &c->rows[i], o, generation);
+    pthread_mutex_unlock(&c->order);
+    return o;
+}
+
+void cache_deleted(struct cache *c, enum kind kind, const char *namespace, const char *name,
+                   const char *uid) {
+    pthread_mutex_lock(&c->order);
+    remember_deleted(c, uid);
+    for (size_t i = 0; i < c->count; i++) {
+        struct cache_row *row = &c->rows[i];
+        if (row->watch.kind != kind) continue;
+        struct object *old = index_get(&row->index, kind, namespace_of(kind, namespace), name);
+        if (old && (!uid[0] || strcmp(old->uid, uid) == 0)) {
+            remember_deleted(c, old->uid);
+            take_out(c, row, old, NULL);
+        }
+    }
+    pthread_mutex_unlock(&c->order);
+}

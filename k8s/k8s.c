@@ -1,0 +1,134 @@
+#include "k8s/k8s.h"
+
+#include "common/json.h"
+#include "common/log.h"
+#include "common/units.h"
+#include "k8s/permissions.h"
+#include "k8s/store.h"
+#include "k8s/token_review.h"
+#include "k8s/trim.h"
+#include "k8s/unsupported.h"
+
+#include <stdio.h>
+
+#define DEFAULT_MAX_CPU    "8"
+#define DEFAULT_MAX_MEMORY "16Gi"
+#define GOVERNANCE_HOME                                                                                      \
+    "agenttier" /* where the reference Router keeps policies, wherever it is installed (W-30) */
+#define MAX_ROWS 16
+
+struct k8s_backend {
+    struct backend backend; /* first */
+    struct k8s_config *config;
+    struct k8s_client *client;
+    struct permission_check *permissions;
+};
+
+static void close_backend(struct backend *backend) {
+    struct k8s_backend *k = (struct k8s_backend *)backend;
+    permission_check_stop(k->permissions);
+    k8s_store_close(k->backend.store);
+    k8s_client_free(k->client);
+    k8s_config_free(k->config);
+    free(k);
+}
+
+/* What the Router reads. */
+static size_t make_rows(const struct k8s_options *o, struct k8s_watch rows[MAX_ROWS]) {
+    const char *home = o->install_namespace;
+    size_t n = 0;
+    rows[n++] = (struct k8s_watch){.kind = KIND_SANDBOX};
+    rows[n++] = (struct k8s_watch){.kind = KIND_SANDBOX_TEMPLATE};
+    rows[n++] = (struct k8s_watch){.kind = KIND_CLUSTER_SANDBOX_TEMPLATE};
+    rows[n++] =
+        (struct k8s_watch){.kind = KIND_POD, .label_selector = "agenttier.io/managed=true", .trim = trim_pod};
+    rows[n++] = (struct k8s_watch){.kind = KIND_SERVICE, .label_selector = "agenttier.io/port-forward=true"};
+    rows[n++] = (struct k8s_watch){
+        .kind = KIND_SECRET, .namespace = home, .label_selector = "agenttier.io/secret-purpose=api-key"};
+    /* Runtime tokens are read one by one when they are needed (get, not list, on Secrets elsewhere). */
+    rows[n++] = (struct k8s_watch){
+        .kind = KIND_CONFIG_MAP, .namespace = home, .field_selector = "metadata.name=agenttier-governance"};
+    if (strcmp(home, GOVERNANCE_HOME) != 0)
+        rows[n++] = (struct k8s_watch){.kind = KIND_CONFIG_MAP,
+                                       .namespace = GOVERNANCE_HOME,
+                                       .field_selector = "metadata.name=agenttier-governance",
+                                       .optional = true};
+    rows[n++] = (struct k8s_watch){.kind = KIND_CONFIG_MAP,
+                                   .namespace = home,
+                                   .label_selector = "agenttier.io/component=user-preferences"};
+    rows[n++] = (struct k8s_watch){.kind = KIND_EVENT,
+                                   .field_selector = "involvedObject.kind=Sandbox",
+                                   .trim = trim_event,
+                                   .optional = true};
+    if (o->ingresses)
+        rows[n++] = (struct k8s_watch){
+            .kind = KIND_INGRESS, .label_selector = "agenttier.io/port-forward=true", .optional = true};
+    return n;
+}
+
+/* The option, else the built-in cap. */
+static bool set_cap(char out[32], const char *option, const char *flag, const char *builtin,
+                    struct error *err) {
+    struct quantity q;
+    const char *text = option && option[0] ? option : builtin;
+    if (strlen(text) >= 32 || !quantity_parse(text, &q) || q.nano <= 0) {
+        error_set(err, 400, ERR_BAD_REQUEST, "%s=%s is not a quantity such as 4 or 8Gi", flag, text);
+        return false;
+    }
+    snprintf(out, 32, "%s", text);
+    return true;
+}
+
+static bool open_client(struct k8s_backend *k, const struct k8s_options *o, struct error *err) {
+    if (!set_cap(k->backend.default_max_cpu, o->max_cpu, "--max-cpu", DEFAULT_MAX_CPU, err) ||
+        !set_cap(k->backend.default_max_memory, o->max_memory, "--max-memory", DEFAULT_MAX_MEMORY, err))
+        return false;
+    k->config = k8s_config_load(o->kubeconfig, o->context, err);
+    if (!k->config) return false;
+    k->client = k8s_client_new(k->config, err);
+    return k->client != NULL;
+}
+
+static bool open_parts(struct k8s_backend *k, const struct k8s_options *o, struct error *err) {
+    if (!open_client(k, o, err)) return false;
+    log_info("using the Kubernetes API", "server", k8s_config_server(k->config), NULL);
+    struct k8s_watch rows[MAX_ROWS];
+    struct k8s_store_options options = {.watches = rows, .silence_ms = o->watch_silence_ms};
+    options.count = make_rows(o, rows);
+    k->backend.store = k8s_store_open(k->client, &options, err);
+    if (!k->backend.store) return false;
+    k->backend.access = unsupported_access();
+    k->permissions = permission_check_start(k->client, o->install_namespace, o->ingresses, err);
+    return k->permissions != NULL;
+}
+
+static bool review(struct backend *backend, const char *token, const char *const *audiences,
+                   struct token_review *out, struct error *err) {
+    return token_review(((struct k8s_backend *)backend)->client, token, audiences, out, err);
+}
+
+static struct backend *opened(const struct k8s_options *options,
+                              bool (*open)(struct k8s_backend *, const struct k8s_options *, struct error *),
+                              struct error *err) {
+    struct k8s_backend *k = xcalloc(1, sizeof *k);
+    k->backend.name = "kubernetes";
+    k->backend.close = close_backend;
+    k->backend.review_token = review;
+    if (open(k, options, err)) return &k->backend;
+    close_backend(&k->backend);
+    return NULL;
+}
+
+struct backend *k8s_backend_open(const struct k8s_options *options, struct error *err) {
+    return opened(options, open_parts, err);
+}
+
+static bool open_writer(struct k8s_backend *k, const struct k8s_options *o, struct error *err) {
+    if (!open_client(k, o, err)) return false;
+    k->backend.store = k8s_store_open(k->client, &(struct k8s_store_options){0}, err);
+    return k->backend.store != NULL;
+}
+
+struct backend *k8s_backend_open_for_writing(const struct k8s_options *options, struct error *err) {
+    return opened(options, open_writer, err);
+}

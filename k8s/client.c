@@ -6,6 +6,7 @@
 #include "k8s/status.h"
 #include "k8s/transfer.h"
 
+#include <errno.h>
 #include <pthread.h>
 #include <stdatomic.h>
 #include <stdio.h>

@@ -292,9 +292,9 @@ static bool from_pod(struct k8s_config *config, struct error *err) {
     const char *folder = getenv("AGENTTIER_SERVICE_ACCOUNT_DIR"); /* for tests and unusual mounts */
     if (!folder || !folder[0]) folder = SERVICE_ACCOUNT;
     if (!host || !host[0] || !port || !port[0]) {
-        error_set(
-            err, 400, ERR_BAD_REQUEST,
-            "this is not a pod of a cluster (KUBERNETES_SERVICE_HOST is not set): give --kubeconfig=FILE");
+        error_set(err, 400, ERR_BAD_REQUEST,
+                  "no way to a cluster: this is not one of its pods and there is no kubeconfig; give "
+                  "--kubeconfig=FILE");
         return false;
     }
     struct kubeconfig *s = &config->source;
@@ -323,13 +323,23 @@ static bool from_file(struct k8s_config *config, const char *path, const char *c
     return ok;
 }
 
+/* Where a kubeconfig is when none was named, or NULL: in a pod, or when there is none. */
+static char *usual_kubeconfig(void) {
+    const char *service = getenv("KUBERNETES_SERVICE_HOST"), *named = getenv("KUBECONFIG"),
+               *home = getenv("HOME");
+    if (service && service[0]) return NULL;
+    if (named && named[0]) return xstrdup(named);
+    cleanup_free char *path = home && home[0] ? xasprintf("%s/.kube/config", home) : NULL;
+    return path && access(path, R_OK) == 0 ? steal_ptr(path) : NULL;
+}
+
 struct k8s_config *k8s_config_load(const char *kubeconfig, const char *context, struct error *err) {
     struct k8s_config *config = xcalloc(1, sizeof *config);
     pthread_mutex_init(&config->refreshing, NULL);
     pthread_mutex_init(&config->lock, NULL);
-    bool pod = !kubeconfig || !kubeconfig[0];
-    bool ok = (pod ? from_pod(config, err) : from_file(config, kubeconfig, context, err)) &&
-              split_server(config, err);
+    cleanup_free char *path = kubeconfig && kubeconfig[0] ? xstrdup(kubeconfig) : usual_kubeconfig();
+    bool ok =
+        (path ? from_file(config, path, context, err) : from_pod(config, err)) && split_server(config, err);
     if (ok) {
         config->tls_name =
             xstrdup(config->source.tls_server_name ? config->source.tls_server_name : config->host);

@@ -11,9 +11,10 @@
 
 struct k8s_config;
 
-/* `kubeconfig` NULL or "": the service account mounted into this pod. Else a kubeconfig file and
- * one of its contexts (NULL or "": its current one). Reads files and may run the exec plugin that the
- * kubeconfig names, so not on a loop. NULL with an err that says what is missing. */
+/* A kubeconfig file and one of its contexts (NULL or "": its current one). `kubeconfig` NULL or "": in a pod
+ * its service account, else the file of KUBECONFIG, else ~/.kube/config (http-api.md 6.1). Reads files and
+ * may run the exec plugin that the kubeconfig names, so not on a loop. NULL with an err that says what is
+ * missing. */
 struct k8s_config *k8s_config_load(const char *kubeconfig, const char *context, struct error *err);
 void k8s_config_free(struct k8s_config *config);
 

@@ -2,7 +2,7 @@
 
 #include "common/json.h"
 #include "common/text.h"
-#include "k8s/yaml.h"
+#include "k8s/yaml_json.h"
 
 void kubeconfig_free(struct kubeconfig *k) {
     char **const texts[] = {&k->server,  &k->tls_server_name,  &k->namespace,   &k->ca_file,

@@ -46,7 +46,7 @@ struct row {
     /* after a failure */
     int64_t next_at;
     int pause_ms;
-    char logged[256]; /* the failure that was logged last; "" = all is well */
+    char logged[512]; /* the failure that was logged last; "" = all is well */
     /* for other threads */
     _Atomic bool synced, standing;
     _Atomic int64_t heard;
@@ -62,7 +62,7 @@ struct watch_thread {
     struct row *rows;
     size_t count;
     pthread_mutex_t lock; /* for the texts below */
-    char (*trouble)[256]; /* one a row: why it is not synced */
+    char (*trouble)[512]; /* one a row: why it is not synced */
     _Atomic uint64_t lists, watches, events, failures;
 };
 

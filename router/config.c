@@ -10,7 +10,7 @@
 #include <string.h>
 #include <unistd.h>
 
-enum flag_type { FLAG_STRING, FLAG_BOOL, FLAG_RATE, FLAG_COUNT };
+enum flag_type { FLAG_STRING, FLAG_BOOL, FLAG_RATE, FLAG_COUNT, FLAG_DURATION };
 
 struct flag {
     const char *name;
@@ -25,7 +25,7 @@ struct flag {
 #define AT(member) offsetof(struct config, member)
 static const struct flag flags[] = {
     {"backend", FLAG_STRING, AT(backend), "AGENTTIER_BACKEND", "local", "NAME",
-     "where sandboxes run: 'local' = isolated process trees on this machine"},
+     "where sandboxes run: 'local' = isolated process trees on this machine, 'kubernetes' = pods"},
     {"state-dir", FLAG_STRING, AT(state_dir), "AGENTTIER_STATE_DIR", "", "DIR",
      "local backend: resources, workspaces and images; created when missing (required)"},
     {"runtime", FLAG_STRING, AT(runtime_path), NULL, "", "FILE",
@@ -51,9 +51,9 @@ static const struct flag flags[] = {
     {"sharing-levels", FLAG_STRING, AT(sharing_levels), "AGENTTIER_SHARING_LEVELS", "view", "HOW",
      "'view' = guests see a shared sandbox only; 'enforced' = viewers read files, collaborators work in it"},
     {"max-cpu", FLAG_STRING, AT(max_cpu), "AGENTTIER_MAX_CPU", "", "QUANTITY",
-     "most CPU a sandbox may ask for (default: this machine's cores)"},
+     "most CPU a sandbox may ask for (default: this machine's cores; kubernetes: 8)"},
     {"max-memory", FLAG_STRING, AT(max_memory), "AGENTTIER_MAX_MEMORY", "", "QUANTITY",
-     "most memory a sandbox may ask for (default: this machine's)"},
+     "most memory a sandbox may ask for (default: this machine's; kubernetes: 16Gi)"},
     {"preview-domain", FLAG_STRING, AT(preview_domain), NULL, "", "DOMAIN",
      "suffix of preview hosts, returned as ingressUrl; empty = none"},
     {"ingress-class-name", FLAG_STRING, AT(ingress_class_name), NULL, "", "CLASS",
@@ -69,14 +69,20 @@ static const struct flag flags[] = {
     {"ratelimit-trust-forwarded-headers", FLAG_BOOL, AT(ratelimit_trust_forwarded),
      "RATE_LIMIT_TRUST_FORWARDED_HEADERS", "", NULL,
      "believe X-Forwarded-For of private and loopback peers (better: --trusted-proxies)"},
-    {"kubeconfig", FLAG_STRING, AT(kubeconfig), "KUBECONFIG", "", "FILE",
-     "Kubernetes backend outside a cluster"},
+    {"kubeconfig", FLAG_STRING, AT(kubeconfig), NULL, "", "FILE",
+     "kubernetes backend: how to log in (default: in a pod its service account, else $KUBECONFIG, else "
+     "~/.kube/config)"},
+    {"context", FLAG_STRING, AT(context), NULL, "", "NAME",
+     "kubernetes backend: context of the kubeconfig (default: its current one)"},
+    {"watch-silence", FLAG_DURATION, AT(watch_silence_ms), NULL, "2m30s", "DURATION",
+     "kubernetes backend: a watch that was silent for longer is opened anew"},
 };
 #define FLAG_COUNT_OF (sizeof(flags) / sizeof(flags[0]))
 
 void config_print_help(FILE *out) {
     fputs("Usage: agenttier-router [FLAGS]\n"
-          "       agenttier-router create-key --state-dir=DIR --sub NAME [...]   make an API key\n"
+          "       agenttier-router create-key --state-dir=DIR --sub NAME [...]   make an API key; --help "
+          "says how on a cluster\n"
           "       agenttier-router import-image --state-dir=DIR --name NAME PATH import a root file system\n"
           "\n"
           "Serves the AgentTier API: create, drive and reach isolated sandboxes.\n"
@@ -88,6 +94,10 @@ void config_print_help(FILE *out) {
           "For others, with keys:\n"
           "  agenttier-router create-key --state-dir=./state --sub ana --admin\n"
           "  agenttier-router --state-dir=./state --listen-addr=:8080\n"
+          "\n"
+          "With sandboxes on a Kubernetes cluster:\n"
+          "  agenttier-router create-key --backend=kubernetes --kubeconfig=FILE --sub ana --admin\n"
+          "  agenttier-router --backend=kubernetes --kubeconfig=FILE\n"
           "\n"
           "Flags (--name=value or --name value; an empty value means not set):\n",
           out);
@@ -144,6 +154,16 @@ static bool set_flag(struct config *c, const struct flag *f, const char *value, 
             return false;
         }
         *(int *)(void *)at = (int)n;
+        return true;
+    }
+    case FLAG_DURATION: {
+        int64_t ns = 0;
+        if (value[0] && (!duration_parse(value, &ns) || ns < 1000000)) {
+            error_set(err, 400, ERR_BAD_REQUEST, "--%s takes a duration such as 90s, not \"%s\"", f->name,
+                      value);
+            return false;
+        }
+        *(int64_t *)(void *)at = ns / 1000000;
         return true;
     }
     }
@@ -208,12 +228,11 @@ bool config_sharing_enforced(const struct config *c) {
 /* Checks what no single flag shows. */
 static bool check_whole(const struct config *c, struct error *err) {
     struct quantity q;
-    if (strcmp(c->backend, "local") != 0) {
-        error_set(err, 400, ERR_BAD_REQUEST,
-                  "--backend=%s is not supported by this release; use --backend=local", c->backend);
+    if (strcmp(c->backend, "local") != 0 && strcmp(c->backend, "kubernetes") != 0) {
+        error_set(err, 400, ERR_BAD_REQUEST, "--backend takes local or kubernetes, not \"%s\"", c->backend);
         return false;
     }
-    if (!c->state_dir[0]) {
+    if (strcmp(c->backend, "local") == 0 && !c->state_dir[0]) {
         error_set(
             err, 400, ERR_BAD_REQUEST,
             "--state-dir is required with --backend=local: name a directory for sandboxes and their files");

@@ -17,7 +17,8 @@ struct config {
     const char *preview_domain, *ingress_class_name;
     const char *namespace;         /* install namespace */
     const char *sandbox_namespace; /* default "default" */
-    const char *kubeconfig;
+    const char *kubeconfig, *context; /* kubernetes backend; empty = found by itself */
+    int64_t watch_silence_ms;         /* --watch-silence */
     const char *cors_allowed_origins;
     const char *sharing_levels;  /* --sharing-levels: "view" or "enforced" */
     const char *trusted_proxies; /* --trusted-proxies: CIDRs whose X-Forwarded-* are believed */

@@ -1,5 +1,6 @@
 /* agenttier-router: reads flags, opens the backend, serves until SIGTERM, drains. */
 #include "common/log.h"
+#include "k8s/k8s.h"
 #include "local/local.h"
 #include "local/rootfs.h"
 #include "router/key_command.h"
@@ -45,15 +46,32 @@ static void wait_for_signal(const sigset_t *signals) {
              number == SIGTERM ? "TERM" : "INT", NULL);
 }
 
-static int serve(const struct config *config) {
-    cleanup_error struct error err = {0};
+static struct backend *open_local(const struct config *config, struct error *err) {
     cleanup_free char *runtime = runtime_path(config);
     struct local_options options = {.state_dir = config->state_dir,
                                     .runtime_path = runtime,
                                     .install_namespace = config->namespace,
                                     .max_cpu = config->max_cpu,
                                     .max_memory = config->max_memory};
-    struct backend *backend = local_backend_open(&options, &err);
+    return local_backend_open(&options, err);
+}
+
+static struct backend *open_kubernetes(const struct config *config, struct error *err) {
+    struct k8s_options options = {.kubeconfig = config->kubeconfig,
+                                  .context = config->context,
+                                  .install_namespace = config->namespace,
+                                  .sandbox_namespace = config->sandbox_namespace,
+                                  .max_cpu = config->max_cpu,
+                                  .max_memory = config->max_memory,
+                                  .ingresses = config->preview_domain[0] != '\0',
+                                  .watch_silence_ms = config->watch_silence_ms};
+    return k8s_backend_open(&options, err);
+}
+
+static int serve(const struct config *config) {
+    cleanup_error struct error err = {0};
+    bool local = strcmp(config->backend, "local") == 0;
+    struct backend *backend = local ? open_local(config, &err) : open_kubernetes(config, &err);
     if (!backend) return fail(&err, 1);
     struct router router = {.config = config,
                             .backend = backend,

@@ -1,4 +1,4 @@
-#include "k8s/yaml.h"
+#include "k8s/yaml_json.h"
 
 #include "common/json.h"
 

@@ -15,8 +15,8 @@ struct config {
     const char *runtime_path; /* --runtime: agenttier-runtime; default beside this program */
     const char *oidc_issuer, *oidc_client_id, *admin_group, *group_claim;
     const char *preview_domain, *ingress_class_name;
-    const char *namespace;         /* install namespace */
-    const char *sandbox_namespace; /* default "default" */
+    const char *namespace;            /* install namespace */
+    const char *sandbox_namespace;    /* default "default" */
     const char *kubeconfig, *context; /* kubernetes backend; empty = found by itself */
     int64_t watch_silence_ms;         /* --watch-silence */
     const char *cors_allowed_origins;

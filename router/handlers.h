@@ -18,10 +18,13 @@ void sandboxes_list(struct request *r);
 void sandboxes_create(struct request *r);
 void sandbox_get(struct request *r);
 void sandbox_patch(struct request *r);
-void sandbox_delete(struct request *r);
 /* lifecycle.c */
 void sandbox_stop(struct request *r);
 void sandbox_resume(struct request *r);
+void sandbox_delete(struct request *r);
+/* bulk.c */
+void bulk_create(struct request *r);
+void bulk_action(struct request *r);
 
 /* exec.c */
 void exec_create(struct request *r);

@@ -1,25 +1,26 @@
-/* Stop and resume (http-api.md 2.4). The Router only asks: stop by an annotation, resume by
+/* Stop, resume and delete (http-api.md 2.4). The Router only asks: stop by an annotation, resume by
  * the phase; whoever runs the sandboxes acts on it. */
+#include "router/lifecycle.h"
+
 #include "common/log.h"
 #include "common/units.h"
 #include "router/handlers.h"
+#include "router/keys.h"
+#include "router/router.h"
+#include "router/sandbox_lookup.h"
 #include "router/sandbox_view.h"
 
 #include <string.h>
 
-/* Stop and resume one after the other, as the tutorial does, is one wish: the resume waits for the stop
- * that is under way. Bounded, because it holds a worker. */
-#define STOP_WAIT_MS 10000
 #define STOP_POLL_MS 25
 #define STOP_FRESH_S 60
 #define CONFLICT_MAX 8
 
-static struct object *current(struct request *r, struct error *err) {
-    struct store *store = r->backend->store;
-    struct object *o = store->ops->get(store, KIND_SANDBOX, r->sandbox->namespace, r->sandbox->name);
-    if (o && strcmp(o->uid, r->sandbox->uid) == 0) return o;
+static struct object *current(struct store *store, const struct object *sandbox, struct error *err) {
+    struct object *o = store->ops->get(store, KIND_SANDBOX, sandbox->namespace, sandbox->name);
+    if (o && strcmp(o->uid, sandbox->uid) == 0) return o;
     object_unref(o);
-    error_set(err, 404, "sandbox_not_found", "sandbox %s not found", r->sandbox->name);
+    error_set(err, 404, "sandbox_not_found", "sandbox %s not found", sandbox->name);
     return NULL;
 }
 
@@ -47,8 +48,8 @@ static bool is_stopping(const json_t *sandbox) {
     return age >= 0 && age < STOP_FRESH_S;
 }
 
-static bool request_stop(struct request *r, struct error *err) {
-    cleanup_object struct object *o = current(r, err);
+bool lifecycle_stop(struct store *store, const struct object *sandbox, struct error *err) {
+    cleanup_object struct object *o = current(store, sandbox, err);
     if (!o) return false;
     if (strcmp(sandbox_status(o->json), "Running") != 0) {
         wrong_phase(err, o, "stop", "Running");
@@ -60,13 +61,12 @@ static bool request_stop(struct request *r, struct error *err) {
     cleanup_json json_t *patch = json_pack("{s:{s:{s:s, s:s}}}", "metadata", "annotations", ANNOTATION_ACTION,
                                            "stop", ANNOTATION_STOPPED_AT, now);
     struct store_preconditions same = {.uid = o->uid};
-    struct store *store = r->backend->store;
     return store->ops->patch(store, KIND_SANDBOX, STORE_MAIN, o->namespace, o->name, patch, &same, NULL, err);
 }
 
 void sandbox_stop(struct request *r) {
     cleanup_error struct error err = {0};
-    if (request_stop(r, &err))
+    if (lifecycle_stop(r->backend->store, r->sandbox, &err))
         answer(r, "stopping", "sandbox stop requested");
     else
         reply_error(r, &err);
@@ -74,13 +74,13 @@ void sandbox_stop(struct request *r) {
 
 /* ---- resume ---- */
 
-static bool wait_for_stop(struct request *r, struct error *err) {
-    int64_t end = monotonic_ms() + STOP_WAIT_MS;
+static bool wait_for_stop(struct store *store, const struct object *sandbox, int64_t deadline_ms,
+                          struct error *err) {
     for (;;) {
-        cleanup_object struct object *o = current(r, err);
+        cleanup_object struct object *o = current(store, sandbox, err);
         if (!o) return false;
         if (!is_stopping(o->json)) return true;
-        if (monotonic_ms() >= end) {
+        if (monotonic_ms() >= deadline_ms) {
             error_set(err, 409, "wrong_phase", "sandbox %s is still stopping; retry", o->name);
             err->retry_after = 1;
             return false;
@@ -109,9 +109,8 @@ static bool clear_stop(struct store *store, struct object **o, struct error *err
 }
 
 /* One attempt. 409 conflict: somebody else wrote; look again. */
-static bool try_resume(struct request *r, struct error *err) {
-    struct store *store = r->backend->store;
-    cleanup_object struct object *o = current(r, err);
+static bool try_resume(struct store *store, const struct object *sandbox, struct error *err) {
+    cleanup_object struct object *o = current(store, sandbox, err);
     if (!o) return false;
     const char *status = sandbox_status(o->json);
     if (strcmp(status, "Stopped") != 0 && strcmp(status, "Error") != 0) {
@@ -127,18 +126,51 @@ static bool try_resume(struct request *r, struct error *err) {
                              err);
 }
 
+bool lifecycle_resume(struct store *store, const struct object *sandbox, int64_t deadline_ms,
+                      struct error *err) {
+    if (!wait_for_stop(store, sandbox, deadline_ms, err)) return false;
+    bool done = try_resume(store, sandbox, err);
+    for (int i = 1; !done && i < CONFLICT_MAX && strcmp(err->code, ERR_CONFLICT) == 0; i++) {
+        error_clear(err);
+        done = try_resume(store, sandbox, err);
+    }
+    return done;
+}
+
 void sandbox_resume(struct request *r) {
     cleanup_error struct error err = {0};
-    bool done = wait_for_stop(r, &err);
-    if (done) {
-        done = try_resume(r, &err);
-        for (int i = 1; !done && i < CONFLICT_MAX && strcmp(err.code, ERR_CONFLICT) == 0; i++) {
-            error_clear(&err);
-            done = try_resume(r, &err);
-        }
-    }
-    if (done)
+    int64_t deadline = monotonic_ms() + LIFECYCLE_STOP_WAIT_MS;
+    if (lifecycle_resume(r->backend->store, r->sandbox, deadline, &err))
         answer(r, "resuming", "sandbox resume requested");
     else
         reply_error(r, &err);
+}
+
+/* ---- delete ---- */
+
+bool lifecycle_delete(struct router *router, const struct object *sandbox, struct error *err) {
+    struct store *store = router->backend->store;
+    struct store_preconditions same = {.uid = sandbox->uid};
+    if (!sandbox_is_deleting(sandbox->json) &&
+        !store->ops->remove(store, KIND_SANDBOX, sandbox->namespace, sandbox->name, &same, err)) {
+        /* Gone meanwhile, or another one has the name now: this one is deleted. */
+        if (err->status != 404 && err->status != 409) return false;
+        error_clear(err);
+    }
+    cleanup_error struct error left = {0};
+    if (!keys_revoke_sandbox(store, install_namespace(router->config), sandbox->uid, &left))
+        log_warn("keys of a deleted sandbox stay until they expire; they open nothing", "sandbox",
+                 sandbox->name, "error", left.message, NULL);
+    return true;
+}
+
+void sandbox_delete(struct request *r) {
+    cleanup_error struct error err = {0};
+    if (!lifecycle_delete(r->router, r->sandbox, &err)) {
+        reply_error(r, &err);
+        return;
+    }
+    log_info("sandbox deleted", "sandbox", r->sandbox->name, "namespace", r->sandbox->namespace, "user",
+             r->identity.sub, "request_id", r->request_id, NULL);
+    reply_empty(r, 204);
 }

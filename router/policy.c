@@ -140,6 +140,24 @@ json_t *policy_evaluate(const struct policy *p, const json_t *spec, const struct
     return json_array_size(out) > 0 ? steal_ptr(out) : NULL;
 }
 
+json_t *policy_evaluate_batch(const struct policy *p, const struct policy_usage *u, int64_t count,
+                              int64_t agents) {
+    cleanup_json json_t *out = json_array();
+    if (p->max_sandboxes_total > 0 && u->total + count > p->max_sandboxes_total)
+        violate(out, "namespace_quota_exceeded",
+                "namespace has %lld sandboxes; creating %lld more would exceed the max of %lld",
+                (long long)u->total, (long long)count, (long long)p->max_sandboxes_total);
+    if (p->max_sandboxes_per_user > 0 && u->of_user + count > p->max_sandboxes_per_user)
+        violate(out, "user_quota_exceeded",
+                "user owns %lld sandboxes in this namespace; creating %lld more would exceed the max of %lld",
+                (long long)u->of_user, (long long)count, (long long)p->max_sandboxes_per_user);
+    if (agents > 0 && p->max_agent_sandboxes > 0 && u->agents + agents > p->max_agent_sandboxes)
+        violate(out, "agent_sandbox_quota_exceeded",
+                "namespace has %lld agent-mode sandboxes; creating %lld more would exceed the max of %lld",
+                (long long)u->agents, (long long)agents, (long long)p->max_agent_sandboxes);
+    return json_array_size(out) > 0 ? steal_ptr(out) : NULL;
+}
+
 void policy_error(struct error *err, json_t *violations) {
     cleanup_buffer struct buffer text = {0};
     size_t i;

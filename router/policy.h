@@ -40,6 +40,11 @@ struct policy policy_default(const struct backend *backend);
 json_t *policy_evaluate(const struct policy *policy, const json_t *spec, const struct policy_usage *usage,
                         enum policy_rules rules);
 
+/* The same three quotas for `count` new sandboxes at once, `agents` of them in agent mode; reaching a cap
+ * exactly is allowed (http-api-extended.md 6.7). A new reference, or NULL: there is room. */
+json_t *policy_evaluate_batch(const struct policy *policy, const struct policy_usage *usage, int64_t count,
+                              int64_t agents);
+
 /* 403 policy_violation with the violations (taken) as details; the message joins theirs.
  * http-api.md 1.6 E. */
 void policy_error(struct error *err, json_t *violations);

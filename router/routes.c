@@ -45,6 +45,17 @@ const struct route routes[] = {
      " \"request\": \"SandboxCreate\", \"responses\": {\"201\": \"SandboxCreated\", \"400\": \"Error\","
      " \"403\": \"PolicyViolation\", \"409\": \"Error\"}}",
      "create"},
+    {"POST", "/api/v1/sandboxes/bulk", "createSandboxes", "Create many sandboxes, at most 100", AUTH_USER,
+     GROUP_NONE, ROUTE_UNARY, PHASE_ANY, BODY_JSON, MIB(8), bulk_create, NULL,
+     "{\"headers\": {\"Idempotency-Key\": \"string: a retry with the same key and body creates only what is"
+     " missing\"}, \"request\": \"BulkCreate\", \"responses\": {\"200\": \"BulkCreated\", \"400\": \"Error\","
+     " \"409\": \"PolicyViolation\"}}",
+     "bulk.create"},
+    {"POST", "/api/v1/sandboxes/bulk-action", "actOnSandboxes", "Stop, resume or delete many sandboxes",
+     AUTH_USER, GROUP_NONE, ROUTE_UNARY, PHASE_ANY, BODY_JSON, MIB(8), bulk_action, NULL,
+     "{\"query\": {" NAMESPACE "}, \"request\": \"BulkAction\", \"responses\": {\"200\": \"BulkActed\","
+     " \"400\": \"Error\"}}",
+     "bulk.action"},
     {"GET", SANDBOX, "getSandbox", "One sandbox", AUTH_SANDBOX_READ, GROUP_ANY, ROUTE_INLINE, PHASE_ANY,
      BODY_NONE, 0, sandbox_get, NULL,
      "{\"query\": {" NAMESPACE "}, \"responses\": {\"200\": \"Sandbox\", \"404\": \"Error\"}}"},

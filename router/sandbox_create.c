@@ -69,6 +69,15 @@ bool sandbox_admit(struct router *router, const struct identity *caller, const j
     return store->ops->create(store, KIND_SANDBOX, full, out, err);
 }
 
+json_t *sandbox_batch_violations(struct router *router, const struct identity *caller, const char *namespace,
+                                 int64_t count, int64_t agents) {
+    struct policy policy = policy_default(router->backend);
+    struct policy_usage usage = {0};
+    if (policy.max_sandboxes_total > 0 || policy.max_sandboxes_per_user > 0 || policy.max_agent_sandboxes > 0)
+        usage = sandbox_usage(router->backend->store, namespace, caller->sub);
+    return policy_evaluate_batch(&policy, &usage, count, agents);
+}
+
 /* Somebody has the name: a retry of this very request, or a conflict. */
 static bool name_taken(struct store *store, const char *namespace, const char *name,
                        const struct replay *replay, struct object **out, struct error *err) {
@@ -79,7 +88,8 @@ static bool name_taken(struct store *store, const char *namespace, const char *n
         *out = steal_ptr(there);
         return true;
     }
-    if (match == REPLAY_OTHER_BODY) {
+    /* A sibling: two items of one batch have the name. */
+    if (match == REPLAY_OTHER_BODY && !replay_is_sibling(there, replay)) {
         replay_conflict(there, err);
     } else if (there && sandbox_is_deleting(there->json)) {
         error_set(err, 409, ERR_ALREADY_EXISTS, "sandbox %s is being deleted; retry", name);

@@ -25,6 +25,11 @@ bool sandbox_admit(struct router *router, const struct identity *caller, const j
 bool sandbox_create_permitted(struct router *router, const struct identity *caller, const char *namespace,
                               struct error *err);
 
+/* What the quotas of a namespace say to `count` more sandboxes of the caller there, `agents` of them in agent
+ * mode (http-api-extended.md 6.7): a new reference, or NULL: there is room. */
+json_t *sandbox_batch_violations(struct router *router, const struct identity *caller, const char *namespace,
+                                 int64_t count, int64_t agents);
+
 /* What counts in a namespace against the quotas of a caller. From memory. */
 struct policy_usage sandbox_usage(struct store *store, const char *namespace, const char *sub);
 

@@ -1,4 +1,4 @@
-/* Sandboxes as a resource: list, create, get, change, delete. (http-api.md 2.3 to 2.5) */
+/* Sandboxes as a resource: list, create, get, change. (http-api.md 2.3 to 2.5) */
 #include "common/log.h"
 #include "router/handlers.h"
 #include "router/keys.h"
@@ -163,25 +163,4 @@ void sandbox_patch(struct request *r) {
                             json_string("stop and resume the sandbox to apply the new resources"));
     }
     reply_json(r, 200, answer);
-}
-
-void sandbox_delete(struct request *r) {
-    cleanup_error struct error err = {0};
-    struct store *store = r->backend->store;
-    struct store_preconditions same = {.uid = r->sandbox->uid};
-    if (!sandbox_is_deleting(r->sandbox->json) &&
-        !store->ops->remove(store, KIND_SANDBOX, r->sandbox->namespace, r->sandbox->name, &same, &err)) {
-        /* Gone meanwhile, or another one has the name now: this one is deleted. */
-        if (err.status != 404 && err.status != 409) {
-            reply_error(r, &err);
-            return;
-        }
-        error_clear(&err);
-    }
-    if (!keys_revoke_sandbox(store, install_namespace(r->router->config), r->sandbox->uid, &err))
-        log_warn("keys of a deleted sandbox stay until they expire; they open nothing", "sandbox",
-                 r->sandbox->name, "error", err.message, NULL);
-    log_info("sandbox deleted", "sandbox", r->sandbox->name, "namespace", r->sandbox->namespace, "user",
-             r->identity.sub, "request_id", r->request_id, NULL);
-    reply_empty(r, 204);
 }

@@ -28,6 +28,8 @@ TABLE = {
     ("GET", API + "/openapi.json"): ("public", None),
     ("GET", API + "/sandboxes"): ("user", None),
     ("POST", API + "/sandboxes"): ("user", None),
+    ("POST", API + "/sandboxes/bulk"): ("user", None),
+    ("POST", API + "/sandboxes/bulk-action"): ("user", None),
     ("GET", BOX): ("read", ANY),  # W-26
     ("PATCH", BOX): ("owner", None),
     ("DELETE", BOX): ("owner", None),

@@ -109,5 +109,38 @@ START_TEST(the_error_carries_the_violations) {
 }
 END_TEST
 
-RUN_TESTS("policy", caps_on_cpu_and_memory, every_rule_in_order, unreadable_caps_are_ignored,
+/* http-api-extended.md 6.7: all that is asked for counts at once; reaching a cap exactly is allowed. */
+START_TEST(batches) {
+    static const struct {
+        int64_t total, of_user, agents, count, new_agents;
+        const char *want; /* codes */
+    } rows[] = {
+        {8, 3, 0, 2, 0, ""},
+        {8, 2, 0, 3, 0, "namespace_quota_exceeded,"},
+        {0, 3, 0, 3, 0, "user_quota_exceeded,"},
+        {9, 5, 2, 2, 1, "namespace_quota_exceeded,user_quota_exceeded,agent_sandbox_quota_exceeded,"},
+        {0, 0, 2, 1, 0, ""},
+        {0, 0, 2, 1, 1, "agent_sandbox_quota_exceeded,"},
+        {10, 5, 2, 0, 0, ""},
+    };
+    struct policy p = {.max_sandboxes_total = 10, .max_sandboxes_per_user = 5, .max_agent_sandboxes = 2};
+    struct policy none = {0};
+    for (size_t i = 0; i < sizeof rows / sizeof rows[0]; i++) {
+        struct policy_usage usage = {rows[i].total, rows[i].of_user, rows[i].agents};
+        cleanup_json json_t *got = policy_evaluate_batch(&p, &usage, rows[i].count, rows[i].new_agents);
+        cleanup_buffer struct buffer codes = {0};
+        size_t j;
+        json_t *violation;
+        json_array_foreach(got, j, violation) buffer_printf(&codes, "%s,", json_str_at(violation, "code"));
+        ck_assert_msg(strcmp(buffer_cstr(&codes), rows[i].want) == 0, "row %zu: %s", i, buffer_cstr(&codes));
+        ck_assert_ptr_null(policy_evaluate_batch(&none, &usage, rows[i].count, rows[i].new_agents));
+    }
+    struct policy_usage nine = {9, 0, 0};
+    cleanup_json json_t *got = policy_evaluate_batch(&p, &nine, 3, 0);
+    assert_json(got, "[{'code':'namespace_quota_exceeded','message':"
+                     "'namespace has 9 sandboxes; creating 3 more would exceed the max of 10'}]");
+}
+END_TEST
+
+RUN_TESTS("policy", batches, caps_on_cpu_and_memory, every_rule_in_order, unreadable_caps_are_ignored,
           the_error_carries_the_violations)

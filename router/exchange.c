@@ -262,14 +262,20 @@ void request_body_resume(struct request *r) {
 
 static bool parse_body(struct exchange *x, struct error *err) {
     struct request *r = &x->request;
-    if (r->route->body != BODY_JSON && r->route->body != BODY_JSON_OPTIONAL) return true;
+    if (r->route->body == BODY_NONE || r->route->body == BODY_STREAM) return true;
     if (x->body.len == 0) {
         if (r->route->body == BODY_JSON_OPTIONAL) return (r->body = json_object()) != NULL;
         error_set(err, 400, ERR_BAD_REQUEST, "this call needs a JSON object as its body");
         return false;
     }
-    r->body = json_parse_object(buffer_slice(&x->body), err);
+    bool or_null = r->route->body == BODY_JSON_OR_NULL;
+    r->body =
+        or_null ? json_parse(buffer_slice(&x->body), err) : json_parse_object(buffer_slice(&x->body), err);
     buffer_free(&x->body);
+    if (r->body && or_null && !json_is_object(r->body) && !json_is_null(r->body)) {
+        error_set(err, 400, ERR_BAD_REQUEST, "this call needs a JSON object or null as its body");
+        return false;
+    }
     return r->body != NULL;
 }
 

@@ -67,6 +67,11 @@ void template_get(struct request *r);
 void template_put(struct request *r);
 void template_delete(struct request *r);
 
+/* preferences.c */
+void preferences_get(struct request *r);
+void preferences_put(struct request *r);
+void preferences_patch(struct request *r);
+
 /* user.c */
 void user_me(struct request *r);
 void keys_list(struct request *r);

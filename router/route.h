@@ -53,6 +53,7 @@ enum route_body {
     BODY_NONE,          /* a body is read and dropped */
     BODY_JSON,          /* an object is required: 400 otherwise */
     BODY_JSON_OPTIONAL, /* an empty body is {} */
+    BODY_JSON_OR_NULL,  /* an object or the JSON null is required */
     BODY_STREAM         /* handed to the handler's on_body as it arrives */
 };
 

@@ -232,6 +232,19 @@ const struct route routes[] = {
     /* ---- the caller ---- */
     {"GET", "/api/v1/user/me", "getMe", "Who the caller is", AUTH_USER, GROUP_NONE, ROUTE_INLINE, PHASE_ANY,
      BODY_NONE, 0, user_me, NULL, "{\"responses\": {\"200\": \"Me\"}}"},
+    {"GET", "/api/v1/user/preferences", "getPreferences", "What a user interface keeps for the caller",
+     AUTH_USER, GROUP_NONE, ROUTE_INLINE, PHASE_ANY, BODY_NONE, 0, preferences_get, NULL,
+     "{\"responses\": {\"200\": \"Any\"}}"},
+    {"PUT", "/api/v1/user/preferences", "putPreferences", "Replace it, at most 256 KiB", AUTH_USER,
+     GROUP_NONE, ROUTE_UNARY, PHASE_ANY, BODY_JSON_OR_NULL, MIB(1), preferences_put, NULL,
+     "{\"headers\": {\"If-Match\": \"string: the ETag that must still be current\"}, \"request\": \"Any\","
+     " \"responses\": {\"200\": \"Any\", \"400\": \"Error\", \"412\": \"Error\", \"413\": \"Error\"}}",
+     "preferences.update"},
+    {"PATCH", "/api/v1/user/preferences", "patchPreferences", "Change members of it: JSON merge patch",
+     AUTH_USER, GROUP_NONE, ROUTE_UNARY, PHASE_ANY, BODY_JSON, MIB(1), preferences_patch, NULL,
+     "{\"headers\": {\"If-Match\": \"string: the ETag that must still be current\"}, \"request\": \"Any\","
+     " \"responses\": {\"200\": \"Any\", \"400\": \"Error\", \"412\": \"Error\", \"413\": \"Error\"}}",
+     "preferences.update"},
     {"GET", "/api/v1/user/api-keys", "listApiKeys", "The caller's API keys", AUTH_USER, GROUP_NONE,
      ROUTE_INLINE, PHASE_ANY, BODY_NONE, 0, keys_list, NULL, "{\"responses\": {\"200\": \"ApiKeyList\"}}"},
     {"POST", "/api/v1/user/api-keys", "createApiKey",

@@ -18,9 +18,10 @@ ODD = "oidc|a/b c%2F..?#é"
 def own(request):
     """view: guests look only (the default); enforced: levels count (--sharing-levels)."""
     keys = ("u1", "vera", "carl", "u2", "admin")
-    with Router("--sharing-levels=enforced", keys=keys) as router:
-        router.keys["gina"] = router.create_key("gina", "--groups=data-team,other")
-        router.keys["odd"] = router.create_key(ODD)
+    router = Router("--sharing-levels=enforced", keys=keys)
+    router.keys["gina"] = router.create_key("gina", "--groups=data-team,other")
+    router.keys["odd"] = router.create_key(ODD)
+    with router:
         yield router
 
 
@@ -407,6 +408,9 @@ def test_S31_link_uses_are_exact_under_a_race(own):
     with own.client("u1") as u1:
         base = make(u1, "raced")
         token = u1.post(base + "/share-links", json={"maxUses": 5}).json()["token"]
+        for key in keys:  # made by another process: known in a moment
+            with own.client(key) as client:
+                wait_for(lambda c=client: c.get(API + "/user/me").status_code == 200)
 
         def redeem(key):
             with own.client(key) as client:

@@ -213,7 +213,7 @@ static bool act(struct request *r, enum action action, const char *id, const cha
 
 void bulk_action(struct request *r) {
     cleanup_error struct error err = {0};
-    enum action action;
+    enum action action = ACTION_COUNT;
     size_t i;
     json_t *id;
     json_t *ids = read_action(r, &action, &err) ? read_list(r, "ids", &err) : NULL;

@@ -1,0 +1,93 @@
+"""What goes wrong when things happen at once or in the wrong moment: O4, O5, O6, O8."""
+
+import concurrent.futures
+import time
+
+import httpx
+
+import testbed
+from harness import TEMPLATE, error_of, wait_for
+
+API = "/api/v1"
+REF = {"name": TEMPLATE, "kind": "ClusterSandboxTemplate"}
+
+
+def test_O5_the_same_name_again_never_gets_the_old_files(api, fresh):
+    old = api.sandbox(fresh, key="u1")
+    old.write("/workspace/secret", b"of the old owner")
+    old_uid = old.resource()["metadata"]["uid"]
+    assert old.delete().status_code == 204
+    with api.client("u2") as other:
+        wait_for(lambda: other.post(API + "/sandboxes", json={"name": fresh, "templateRef": REF}).status_code == 201, 60, 0.1, "the name free again")
+        new = testbed.Sandbox(api, other, fresh)
+        new.wait("Running")
+        try:
+            assert new.resource()["metadata"]["uid"] != old_uid
+            assert new.get("/files/workspace/secret").status_code == 404
+            assert new.run("ls -A /workspace") == ""
+            time.sleep(5)  # longer than the old pod's grace
+            assert new.status() == "Running"
+            assert new.run("ls -A /workspace") == ""
+        finally:
+            new.remove()
+
+
+def test_O6_stop_and_resume_at_once_never_reads_from_the_dying_pod(api, fresh):
+    box = api.sandbox(fresh, key="u1")
+    box.write("/workspace/kept", b"kept" * 1000)
+    for _ in range(2):
+        assert box.post("/stop").status_code == 200
+        wait_for(lambda: box.status() == "Stopped", 60, 0.05)
+        error_of(box.get("/files/workspace/kept"), 409)
+        assert box.post("/resume").status_code == 200
+        box.wait("Running")
+        assert box.read("/workspace/kept") == b"kept" * 1000
+    box.remove()
+
+
+def test_O4_reads_are_not_throttled(api):
+    """The reference gives 5 a second in a pod. Through the Ingress, one client, one connection."""
+    with api.client("u1") as client:
+        client.get(API + "/sandboxes")
+        began = time.monotonic()
+        for _ in range(300):
+            assert client.get(API + "/sandboxes").status_code == 200
+        rate = 300 / (time.monotonic() - began)
+    print(f"{rate:.0f} reads a second")
+    assert rate > 100
+
+
+def test_O8_clone_without_snapshots_says_so(api, fresh):
+    box = api.sandbox(fresh, key="u1")
+    try:
+        answer = box.post("/clone", json={"name": fresh + "-copy"})
+        assert answer.status_code in (409, 501) and "snapshot" in error_of(answer)["error"].lower(), answer.text
+        assert not testbed.get("sandboxes.agenttier.io", fresh + "-copy", "-n", "default")
+    finally:
+        box.remove()
+
+
+def test_4_one_name_is_given_once_by_two_replicas(api, fresh, release):
+    """Twelve clients at once, spread over the replicas: one gets it, the others are told."""
+    def create(_):
+        with httpx.Client(base_url=api.url, headers=api.headers, timeout=60, trust_env=False) as client:
+            return client.post(API + "/sandboxes", json={"name": fresh, "templateRef": REF}).status_code
+    with concurrent.futures.ThreadPoolExecutor(12) as pool:
+        codes = sorted(pool.map(create, range(12)))
+    assert codes == [201] + [409] * 11
+    box = testbed.Sandbox(api, api.client("u1"), fresh)
+    box.wait("Running")
+    assert len(box.pods()) == 1
+    box.remove()
+
+
+def test_both_replicas_see_a_write_at_once(api, fresh, release):
+    """A write that was answered is what every replica reads within a moment."""
+    replicas = [f"http://{p['status']['podIP']}:8080" for p in release.routers()]
+    assert len(replicas) == 2
+    first, second = (httpx.Client(base_url=url, headers=api.headers, timeout=30, trust_env=False) for url in replicas)
+    assert first.post(API + "/sandboxes", json={"name": fresh, "templateRef": REF}).status_code == 201
+    assert first.get(f"{API}/sandboxes/{fresh}").status_code == 200
+    wait_for(lambda: second.get(f"{API}/sandboxes/{fresh}").status_code == 200, 2, 0.02, "the other replica sees it")
+    assert second.delete(f"{API}/sandboxes/{fresh}").status_code == 204
+    wait_for(lambda: first.get(f"{API}/sandboxes/{fresh}").status_code == 404, 60, 0.1)

@@ -1,0 +1,177 @@
+"""Commands and files over both ways into a pod: the runtime in it, and pods/exec where it has none."""
+
+import hashlib
+import json
+import os
+import threading
+import time
+
+import pytest
+
+import testbed
+from harness import MiB, error_of, wait_for
+from testbed import SANDBOX_IMAGE, apply, in_pod, kubectl
+
+SIZES = [0, 1, 64 << 10, 100 << 10, MiB, 32 * MiB]
+TEMPLATE = "no-runtime"
+
+
+@pytest.fixture(scope="module")
+def without_runtime():
+    """A template whose pods get no runtime."""
+    apply({"apiVersion": "agenttier.io/v1alpha1", "kind": "ClusterSandboxTemplate", "metadata": {"name": TEMPLATE},
+           "spec": {"image": {"repository": SANDBOX_IMAGE}, "storage": {"size": "1Gi"}, "harness": {"useHTTPExec": False},
+                    "resources": {"requests": {"cpu": "10m", "memory": "32Mi"}}}})
+    yield TEMPLATE
+    kubectl("delete", "clustersandboxtemplates.agenttier.io", TEMPLATE, "--ignore-not-found")
+
+
+@pytest.fixture(scope="module", params=["runtime", "pods-exec"])
+def box(request, api, without_runtime):
+    body = {"templateRef": {"name": without_runtime, "kind": "ClusterSandboxTemplate"}} if request.param == "pods-exec" else {}
+    handle = api.sandbox("by-" + request.param, key="u1", **body)
+    has_runtime = any("agenttier-runtime" in line for line in handle.ps())
+    assert has_runtime is (request.param == "runtime"), handle.ps()
+    yield handle
+    handle.remove()
+    handle.client.close()
+
+
+def sum_in_pod(box, path):
+    return in_pod(box.pod()["metadata"]["name"], "sha256sum", path, container="sandbox").stdout.split()[0]
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_2_9_files_both_ways(box, size):
+    data = os.urandom(min(size, MiB)) * (size // MiB or 1)
+    path = f"/workspace/size-{size}"
+    assert box.write(path, data)["size"] == size
+    assert sum_in_pod(box, path) == hashlib.sha256(data).hexdigest()
+    assert box.read(path) == data
+    box.run(f"rm {path}")
+
+
+def test_2_9_one_byte_more_than_32_mib(box):
+    data = os.urandom(MiB) * 32 + b"x"
+    error_of(box.put("/files/workspace/over", content=data), 413)
+    assert box.get("/files/workspace/over").status_code == 404
+    assert box.run("ls -A /workspace") == ""
+    box.run(f"head -c {32 * MiB + 1} /dev/zero > /tmp/over")
+    error_of(box.get("/files/tmp/over"), 413)
+    box.run("rm /tmp/over")
+
+
+def test_2_9_bytes_are_bytes(box):
+    data = bytes(range(256)) * 100 + b"\r\n\0\xff\xfe" * 10
+    box.write("/workspace/all bytes ü", data)
+    assert box.read("/workspace/all bytes ü") == data
+    listed = {e["name"]: e for e in box.get("/files/", params={"path": "/workspace"}).json()["entries"]}
+    assert listed["all bytes ü"]["size"] == len(data)
+    assert box.delete("/files/workspace/all bytes ü").status_code == 204
+
+
+def test_2_9_overwriting_never_shows_half_a_file(box):
+    old, new = b"o" * 3 * MiB, b"n" * 3 * MiB
+    box.write("/workspace/swap", old)
+    ended = threading.Event()
+    seen = []
+
+    def look():
+        with box.router.client("u1") as client:
+            while not ended.is_set():
+                answer = client.get(f"{box.base}/files/workspace/swap")
+                seen.append(answer.content if answer.status_code == 200 else answer.status_code)
+    reader = threading.Thread(target=look)
+    reader.start()
+    try:
+        for data in (new, old, new):
+            box.write("/workspace/swap", data)
+    finally:
+        ended.set()
+        reader.join()
+    assert seen and all(s in (old, new) for s in seen), [s if isinstance(s, int) else (len(s), s[:1]) for s in seen]
+
+
+def test_I6_exit_codes_and_streams(box):
+    for code in (0, 1, 7, 126, 127, 255):
+        assert box.exec(f"exit {code}")["exitCode"] == code
+    result = box.exec("printf out; printf err >&2; exit 3")
+    assert (result["stdout"], result["stderr"], result["exitCode"]) == ("out", "err", 3)
+    assert box.exec(["printf", "%s|", "a b", "$HOME", "'"])["stdout"] == "a b|$HOME|'|"
+    assert box.exec("kill -9 $$")["exitCode"] == 137
+
+
+def test_2_7_a_megabyte_of_output(box):
+    result = box.exec("head -c 1000000 /dev/zero | tr '\\0' x; head -c 1000000 /dev/zero | tr '\\0' y >&2")
+    assert (len(result["stdout"]), len(result["stderr"])) == (1000000, 1000000)
+    assert set(result["stdout"]) == {"x"} and set(result["stderr"]) == {"y"}
+
+
+def gone(box, marker, timeout=15):
+    wait_for(lambda: not any(marker in line for line in box.ps()), timeout, 0.3, f"no process with {marker}")
+
+
+def test_I1_a_timeout_ends_every_process(box):
+    began = time.monotonic()
+    result = box.exec("sleep 7771 & sh -c 'trap \"\" TERM; sleep 7771'; wait", timeout=1)
+    assert result["exitCode"] != 0 and time.monotonic() - began < 11
+    gone(box, "7771")
+
+
+def test_I2_a_client_that_goes_away_ends_every_process(box):
+    with box.router.client("u1", timeout=2) as client, pytest.raises(Exception) as caught:
+        client.post(f"{box.base}/exec", json={"command": "sleep 7772 & setsid sleep 7772 & wait; sleep 7772", "timeout": 600})
+    assert "timed out" in str(caught.value).lower()
+    gone(box, "7772")
+
+
+def test_2_7_a_server_in_the_background_lives_on(box):
+    began = time.monotonic()
+    assert box.exec("nohup sleep 7773 >/dev/null 2>&1 &")["exitCode"] == 0
+    assert time.monotonic() - began < 5
+    assert any("sleep 7773" in line for line in box.ps())
+    box.exec("pkill -f 'sleep 777[3]'")
+    gone(box, "7773")
+
+
+def test_I9_commands_run_side_by_side(box):
+    began = time.monotonic()
+    results = []
+
+    def one(i):
+        with box.router.client("u1") as client:
+            results.append(client.post(f"{box.base}/exec", json={"command": f"sleep 2; echo {i}"}).json()["stdout"])
+    threads = [threading.Thread(target=one, args=(i,)) for i in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(results) == [f"{i}\n" for i in range(6)]
+    assert time.monotonic() - began < 9
+
+
+def test_4_preview_of_a_server_in_the_pod(box):
+    base = box.server("import http.server; http.server.ThreadingHTTPServer(('0.0.0.0', 8123), http.server.SimpleHTTPRequestHandler).serve_forever()", 8123)
+    assert box.client.get(base + "/").status_code == 200
+    assert box.delete("/ports/8123").status_code == 204
+    assert box.client.get(base + "/").status_code == 404
+
+
+def test_O1_archive_answers(box, tmp_path):
+    box.run("mkdir -p /workspace/d/e && echo one > /workspace/d/1 && head -c 100000 /dev/urandom > /workspace/d/e/2")
+    answer = box.get("/archive", params={"path": "/workspace/d"}, timeout=20)
+    assert answer.status_code == 200 and len(answer.content) > 100000
+    import io
+    import zipfile
+    with zipfile.ZipFile(io.BytesIO(answer.content)) as archive:
+        assert archive.testzip() is None
+        assert any(name.endswith("e/2") for name in archive.namelist())
+    box.run("rm -r /workspace/d")
+
+
+def test_O7_nothing_of_ours_in_the_environment(box):
+    """No token of a service account, no token of the runtime, no key where every command can read it."""
+    environment = box.run("env")
+    assert "TOKEN" not in environment and "atk_" not in environment, environment
+    assert box.exec("ls /var/run/secrets/kubernetes.io")["exitCode"] != 0
+    assert json.dumps(box.pod()["spec"].get("automountServiceAccountToken")) == "false"

@@ -1,0 +1,188 @@
+"""The tutorial as it is for production: through an Ingress, two replicas, no devAuth; once for each
+kind of credential. Calls that no published SDK has are sent as plain requests."""
+
+import asyncio
+import json
+import pathlib
+import shutil
+import subprocess
+import sys
+import time
+
+import httpx
+import pytest
+from test_tutorial import load
+
+import testbed
+from conftest import PREVIEWS
+from harness import TEMPLATE, wait_for
+from testbed import kubectl
+
+API = "/api/v1"
+ACCOUNT = "tutor"
+
+
+@pytest.fixture(scope="module")
+def sdk():
+    return load("0.8.1")
+
+
+@pytest.fixture(scope="module")
+def token(api):
+    """Of a service account in a namespace that is let in."""
+    kubectl("delete", "serviceaccount", ACCOUNT, "-n", "default", "--ignore-not-found")
+    kubectl("create", "serviceaccount", ACCOUNT, "-n", "default")
+    return kubectl("create", "token", ACCOUNT, "-n", "default", "--duration=1h").strip()
+
+
+@pytest.fixture(scope="module")
+def kubeconfig(token, tmp_path_factory):
+    """A kubeconfig whose user logs in with that account's token, as clouds and CI systems hand them out."""
+    file = tmp_path_factory.mktemp("kube") / "config"
+    source = json.loads(kubectl("config", "view", "--raw", "-o", "json"))
+    source["users"] = [{"name": "tutor", "user": {"token": token}}]
+    source["contexts"] = [{"name": "c", "context": {"cluster": source["clusters"][0]["name"], "user": "tutor"}}]
+    source["current-context"] = "c"
+    file.write_text(json.dumps(source))
+    return file
+
+
+@pytest.fixture(params=["api key", "service account token", "kubeconfig"])
+def auth(request, api, sdk):
+    """How the SDK logs in, and the headers with which a plain request does."""
+    if request.param == "api key":
+        return sdk.APIKeyAuth(api.keys["u1"]), {"X-API-Key": api.keys["u1"]}
+    if request.param == "service account token":
+        found = request.getfixturevalue("token")
+    else:
+        file = request.getfixturevalue("kubeconfig")
+        found = testbed.run("kubectl", "--kubeconfig", file, "config", "view", "--raw", "--minify", "-o", "jsonpath={.users[0].user.token}").stdout
+    return sdk.BearerTokenAuth(found), {"Authorization": f"Bearer {found}"}
+
+
+def status_is(sandbox, wanted):
+    wait_for(lambda: sandbox.status().status == wanted, 60, what=f"{sandbox.name} {wanted}")
+
+
+def test_steps_2_to_11(api, auth, sdk, nginx, tmp_path):
+    login, headers = auth
+    with sdk.AgentTierClient(api_url=api.url, auth=login, timeout=60) as client, \
+            httpx.Client(base_url=api.url, headers=headers, timeout=60, trust_env=False) as plain:
+        assert plain.get(API + "/health").json()["status"] == "ok"
+        # 3
+        sandbox = client.create_sandbox(name="sdk-tutorial", template=TEMPLATE, namespace="default")
+        try:
+            steps(client, plain, sandbox, sdk, nginx, api, tmp_path)
+        finally:
+            sandbox.delete()
+        wait_for(lambda: plain.get(f"{API}/sandboxes/sdk-tutorial").status_code == 404, 60)
+
+
+def steps(client, plain, sandbox, sdk, nginx, api, tmp_path):
+    sandbox.wait_until_running(timeout=120, poll_interval=0.1)
+    # 4
+    result = sandbox.exec("python3 -c 'print(2+2)'")
+    assert (result.stdout, result.exit_code) == ("4\n", 0)
+    assert sandbox.exec(["bash", "-lc", "echo $USER"]).exit_code == 0
+    started = time.monotonic()
+    assert sandbox.exec("sleep 60", timeout=1).exit_code != 0 and time.monotonic() - started < 11
+    # 5
+    script = tmp_path / "script.py"
+    script.write_text("print('from the laptop')\n")
+    sandbox.files.upload("/workspace/script.py", str(script))
+    assert sandbox.exec("python3 /workspace/script.py").stdout == "from the laptop\n"
+    sandbox.files.write("/workspace/data.txt", b"hello from python")
+    assert sandbox.files.read("/workspace/data.txt") == b"hello from python"
+    assert ("data.txt", 17, False) in [(e.name, e.size, e.is_dir) for e in sandbox.files.list("/workspace")]
+    sandbox.files.download("/workspace/data.txt", str(tmp_path / "data-from-sandbox.txt"))
+    assert (tmp_path / "data-from-sandbox.txt").read_bytes() == b"hello from python"
+    # 6
+    sandbox.stop()
+    status_is(sandbox, "Stopped")
+    sandbox.resume()
+    sandbox.wait_until_running(timeout=120, poll_interval=0.1)
+    assert sandbox.files.read("/workspace/data.txt") == b"hello from python"
+    # 7
+    sandbox.exec(["bash", "-c", "cd /workspace; nohup python3 -m http.server 8000 > /tmp/srv.log 2>&1 &"])
+    forward = plain.post(f"{API}/sandboxes/sdk-tutorial/ports", json={"name": "web", "port": 8000}).json()
+    assert forward["previewUrl"] == f"{api.url}/api/v1/sandboxes/sdk-tutorial/preview/8000/"
+    wait_for(lambda: plain.get(forward["previewUrl"]).status_code == 200, 20, what="the preview")
+    assert plain.get(forward["previewUrl"] + "data.txt").text == "hello from python"
+    assert httpx.get(forward["previewUrl"], trust_env=False).status_code == 401
+    host = f"sandbox-sdk-tutorial-8000.{PREVIEWS}"
+    assert forward["ingressUrl"] == f"https://{host}/"
+    nginx.wait_for(host)
+    wait_for(lambda: httpx.get(nginx.url + "/data.txt", headers={"Host": host}, trust_env=False).text == "hello from python", 20,
+             what="the preview under a name of its own")
+    assert [(p["name"], p["port"], p["previewUrl"]) for p in plain.get(f"{API}/sandboxes/sdk-tutorial/ports").json()["ports"]] == [
+        ("web", 8000, forward["previewUrl"])]
+    assert plain.delete(f"{API}/sandboxes/sdk-tutorial/ports/web").status_code == 204
+    assert not testbed.get("ingress", "-n", "default", "-l", "agenttier.io/sandbox=sdk-tutorial")
+    # 8
+    assert [(s.name, s.status, s.template_ref) for s in client.list_sandboxes()] == [("sdk-tutorial", "Running", TEMPLATE)]
+    assert client.get_sandbox("sdk-tutorial").exec("ls /workspace").exit_code == 0
+    # 9
+    asyncio.run(asyncio.wait_for(asynchronous(client, sdk, api), 120))
+    # 10
+    with pytest.raises(sdk.NotFoundError):
+        client.get_sandbox("does-not-exist")
+    refused = plain.post(API + "/sandboxes", json={"name": "too-much", "template": TEMPLATE, "overrides": {"resources": {"cpu": "999"}}})
+    assert refused.status_code == 403 and [v["code"] for v in refused.json()["violations"]] == ["cpu_limit_exceeded"]
+    assert not testbed.get("sandboxes.agenttier.io", "too-much", "-n", "default")
+
+
+async def asynchronous(client, sdk, api):
+    async with sdk.AsyncAgentTierClient(api_url=api.url, auth=client._auth) as connected:
+        sandbox = await connected.create_sandbox(name="async-demo", template=TEMPLATE)
+        try:
+            await sandbox.wait_until_running(poll_interval=0.1)
+            assert (await sandbox.exec("uname -a")).stdout.startswith("Linux")
+            began = time.monotonic()
+            results = await asyncio.gather(*(sandbox.exec(f"sleep 2; echo {i}") for i in range(6)))
+            assert [r.stdout for r in results] == [f"{i}\n" for i in range(6)]
+            assert time.monotonic() - began < 8
+        finally:
+            await sandbox.delete()
+
+
+def test_the_sdk_in_a_pod_logs_in_without_anything(api, tmp_path):
+    """In-cluster service account: the SDK finds its token by itself."""
+    packages = tmp_path / "opt" / "sdk"
+    source = pathlib.Path(subprocess.run([sys.executable, "-c", "import agenttier, os; print(os.path.dirname(os.path.dirname(agenttier.__file__)))"],
+                                         capture_output=True, text=True, check=True).stdout.strip())
+    wanted = ("agenttier", "httpx", "httpcore", "h11", "anyio", "sniffio", "idna", "certifi", "pydantic", "pydantic_core", "annotated_types",
+              "typing_inspection", "typing_extensions.py", "exceptiongroup")
+    packages.mkdir(parents=True)
+    for name in wanted:
+        if (source / name).is_dir():
+            shutil.copytree(source / name, packages / name)
+        elif (source / name).exists():
+            shutil.copy(source / name, packages / name)
+    testbed.run(testbed.KUBE / "image", "agenttier.local/sdk:1", tmp_path, "sleep", "infinity", timeout=120)
+    program = f"""
+from agenttier import AgentTierClient
+with AgentTierClient(api_url="http://agenttier-router.{testbed.NAMESPACE}.svc.cluster.local") as client:
+    print(client.current_user().sub)
+    sandbox = client.create_sandbox(name="from-a-pod", template="{TEMPLATE}", namespace="default")
+    try:
+        sandbox.wait_until_running(timeout=60, poll_interval=0.1)
+        print(sandbox.exec("echo it works").stdout)
+    finally:
+        sandbox.delete()
+"""
+    kubectl("delete", "pod", "sdk", "-n", "default", "--ignore-not-found", "--grace-period=1")
+    testbed.apply({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "sdk", "namespace": "default"},
+                   "spec": {"restartPolicy": "Never", "terminationGracePeriodSeconds": 1, "containers": [{
+                       "name": "c", "image": "agenttier.local/sdk:1", "imagePullPolicy": "IfNotPresent",
+                       "command": ["python3", "-c", program], "env": [{"name": "PYTHONPATH", "value": "/opt/sdk"}]}]}})
+    try:
+        done = testbed.run("kubectl", "wait", "--for=jsonpath={.status.phase}=Succeeded", "pod/sdk", "--timeout=60s", check=False)
+        out = kubectl("logs", "sdk", "-n", "default")
+        assert done.returncode == 0, out
+        assert out.split("\n")[:2] == ["system:serviceaccount:default:default", "it works"]
+    finally:
+        kubectl("delete", "pod", "sdk", "-n", "default", "--wait=false")
+
+
+def test_helm_test(api):
+    assert "Phase:          Succeeded" in testbed.helm("test", testbed.RELEASE, "-n", testbed.NAMESPACE, "--timeout", "90s", timeout=100)

@@ -67,6 +67,10 @@ void template_get(struct request *r);
 void template_put(struct request *r);
 void template_delete(struct request *r);
 
+/* admin.c */
+void admin_sandboxes(struct request *r);
+void admin_sharing(struct request *r);
+
 /* preferences.c */
 void preferences_get(struct request *r);
 void preferences_put(struct request *r);

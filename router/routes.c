@@ -229,6 +229,18 @@ const struct route routes[] = {
      AUTH_ADMIN, GROUP_NONE, ROUTE_UNARY, PHASE_ANY, BODY_NONE, 0, template_delete, NULL,
      "{\"responses\": {\"204\": null, \"404\": \"Error\", \"409\": \"Error\"}}", "template.delete"},
 
+    /* ---- administration ---- */
+    {"GET", "/api/v1/admin/sandboxes", "adminListSandboxes", "All sandboxes, with the keys made for them",
+     AUTH_ADMIN, GROUP_NONE, ROUTE_UNARY, PHASE_ANY, BODY_NONE, 0, admin_sandboxes, NULL,
+     "{\"query\": {\"namespace\": \"string: only this namespace\", \"status\": \"string: only this phase, in "
+     "any case\", \"template\": \"string: only this template\","
+     " \"limit\": \"integer: at most so many, 1 to 500\", \"continue\": \"string: cursor of the previous "
+     "page\"}, \"responses\": {\"200\": \"AdminSandboxList\", \"400\": \"Error\"}}"},
+    {"GET", "/api/v1/admin/sharing", "adminListSharing", "Whom sandboxes are shared with", AUTH_ADMIN,
+     GROUP_NONE, ROUTE_UNARY, PHASE_ANY, BODY_NONE, 0, admin_sharing, NULL,
+     "{\"query\": {\"namespace\": \"string: only this namespace\"}, \"responses\": {\"200\": "
+     "\"AdminSharing\"}}"},
+
     /* ---- the caller ---- */
     {"GET", "/api/v1/user/me", "getMe", "Who the caller is", AUTH_USER, GROUP_NONE, ROUTE_INLINE, PHASE_ANY,
      BODY_NONE, 0, user_me, NULL, "{\"responses\": {\"200\": \"Me\"}}"},

@@ -89,17 +89,19 @@ static bool wanted(struct object *o, const struct sandbox_view *v, const struct 
     return f->shared && v->shared && identity_access(caller, o->json) != ACCESS_LEVEL_NONE;
 }
 
-void sandbox_append_with_role(const struct sandbox_view *v, const struct identity *caller,
-                              const json_t *sandbox, struct buffer *out) {
+void sandbox_append_with_role(void *ctx, const struct object *sandbox, const struct sandbox_view *v,
+                              struct buffer *out) {
+    const struct identity *caller = ctx;
     bool own = v->owner[0] && strcmp(v->owner, caller->sub) == 0;
     const char *role =
-        caller->is_admin && !own ? "admin" : access_level_name(identity_access(caller, sandbox));
+        caller->is_admin && !own ? "admin" : access_level_name(identity_access(caller, sandbox->json));
     buffer_append(out, v->json.ptr, v->json.len - 1);
     buffer_printf(out, ",\"role\":\"%s\"}", role);
 }
 
 void sandbox_list_render(const struct object_list *all, const struct identity *caller,
-                         const struct sandbox_filter *f, struct buffer *out) {
+                         const struct sandbox_filter *f, sandbox_append_fn *append, void *ctx,
+                         struct buffer *out) {
     const struct object *last = NULL;
     size_t count = 0;
     bool more = false;
@@ -113,8 +115,8 @@ void sandbox_list_render(const struct object_list *all, const struct identity *c
             continue;
         }
         if (count++ > 0) buffer_append_char(out, ',');
-        if (f->shared)
-            sandbox_append_with_role(v, caller, o->json, out);
+        if (append)
+            append(ctx, o, v, out);
         else
             buffer_append(out, v->json.ptr, v->json.len);
         last = o;

@@ -23,11 +23,16 @@ bool sandbox_filter_parse(const char *limit, const char *cursor, struct sandbox_
                           struct error *err);
 
 struct sandbox_view;
-/* Appends the sandbox with one member more, `role`: owner, collaborator or viewer, or admin for an
- * administrator who does not own it. */
-void sandbox_append_with_role(const struct sandbox_view *view, const struct identity *caller,
-                              const json_t *sandbox, struct buffer *out);
+/* How one sandbox is shown in a list; appends to `out`. */
+typedef void sandbox_append_fn(void *ctx, const struct object *sandbox, const struct sandbox_view *view,
+                               struct buffer *out);
+/* As it is, with one member more, `role`: owner, collaborator or viewer, or admin for an administrator who
+ * does not own it. `ctx` is the caller's struct identity. */
+void sandbox_append_with_role(void *ctx, const struct object *sandbox, const struct sandbox_view *view,
+                              struct buffer *out);
 
-/* Appends the answer's text to `out`: {"sandboxes": [...], "continue"?: cursor}. */
+/* Appends the answer's text to `out`: {"sandboxes": [...], "continue"?: cursor}. `append` NULL: sandboxes as
+ * they are. */
 void sandbox_list_render(const struct object_list *all, const struct identity *caller,
-                         const struct sandbox_filter *filter, struct buffer *out);
+                         const struct sandbox_filter *filter, sandbox_append_fn *append, void *ctx,
+                         struct buffer *out);

@@ -29,7 +29,8 @@ void sandboxes_list(struct request *r) {
     struct store *store = r->backend->store;
     cleanup_object_list struct object_list all = store->ops->list(store, KIND_SANDBOX, filter.namespace);
     struct buffer text = {0};
-    sandbox_list_render(&all, &r->identity, &filter, &text);
+    sandbox_list_render(&all, &r->identity, &filter, filter.shared ? sandbox_append_with_role : NULL,
+                        &r->identity, &text);
     size_t len = 0;
     char *data = buffer_steal(&text, &len);
     reply_text(r, 200, "application/json", data, len);
@@ -43,7 +44,7 @@ void sandbox_get(struct request *r) {
     }
     /* A guest learns what the sandbox is shared as. */
     struct buffer text = {0};
-    sandbox_append_with_role(v, &r->identity, r->sandbox->json, &text);
+    sandbox_append_with_role(&r->identity, r->sandbox, v, &text);
     buffer_append_char(&text, '\n');
     size_t len = 0;
     char *data = buffer_steal(&text, &len);

@@ -63,6 +63,8 @@ TABLE = {
     ("GET", API + "/templates/{name}"): ("user", None),
     ("PUT", API + "/templates/{name}"): ("admin", None),
     ("DELETE", API + "/templates/{name}"): ("admin", None),
+    ("GET", API + "/admin/sandboxes"): ("admin", None),
+    ("GET", API + "/admin/sharing"): ("admin", None),
     ("GET", API + "/user/me"): ("user", None),
     ("GET", API + "/user/preferences"): ("user", None),
     ("PUT", API + "/user/preferences"): ("user", None),

@@ -78,7 +78,8 @@ static struct object_list some(void) {
 static char *names(const struct identity *caller, const struct sandbox_filter *f, char **cursor) {
     cleanup_object_list struct object_list all = some();
     cleanup_buffer struct buffer text = {0}, out = {0};
-    sandbox_list_render(&all, caller, f, &text);
+    sandbox_list_render(&all, caller, f, f->shared ? sandbox_append_with_role : NULL,
+                        (void *)(uintptr_t)caller, &text);
     ck_assert_int_eq(text.data[text.len - 1], '\n');
     cleanup_json json_t *answer = json_parse_object(buffer_slice(&text), NULL);
     ck_assert_ptr_nonnull(answer);

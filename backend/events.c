@@ -139,13 +139,12 @@ void events_emit(struct events *e, const struct object *sandbox, const char *typ
     random_hex(suffix, 8);
     cleanup_free char *name = xasprintf("%s.%s", sandbox->name, suffix);
     json_t *object = json_pack(
-        "{s:s, s:s, s:{s:s, s:s}, s:{s:s, s:s, s:s, s:s, s:s}, s:s, s:s, s:s, s:{s:s}, s:s, s:s, s:i}",
+        "{s:s, s:s, s:{s:s, s:s}, s:{s:s, s:s, s:s, s:s, s:s}, s:s, s:s, s:o, s:{s:s}, s:s, s:s, s:i}",
         "apiVersion", "v1", "kind", "Event", "metadata", "name", name, "namespace", sandbox->namespace,
         "involvedObject", "kind", "Sandbox", "apiVersion", "agenttier.io/v1alpha1", "namespace",
         sandbox->namespace, "name", sandbox->name, "uid", sandbox->uid, "type", type, "reason", reason,
-        "message", message, "source", "component", "agenttier-controller", "firstTimestamp", now,
-        "lastTimestamp", now, "count", 1);
-    if (!object) return; /* a message that is not UTF-8: cut in a character */
+        "message", json_string_repaired(slice_of(message)), "source", "component", "agenttier-controller",
+        "firstTimestamp", now, "lastTimestamp", now, "count", 1);
     struct waiting *w = xcalloc(1, sizeof *w);
     w->object = object;
     pthread_mutex_lock(&e->lock);

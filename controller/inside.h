@@ -1,0 +1,104 @@
+/* The controller's inside, shared by its files:
+ *
+ *   controller.c  the watches, what they ask for; metrics
+ *   reconcile.c   one pass over one sandbox: which phase it is in, and deletion
+ *   creating.c    the phase Creating, and what Error tries again
+ *   running.c     the phases Running and Stopped, limits, stop
+ *   failure.c     to Error, and back after a pause
+ *   ensure.c      claim, policy, token, pod: made when they are not there
+ *   removal.c     pods, claims and the rest removed */
+#pragma once
+
+#include "backend/events.h"
+#include "backend/lifecycle.h"
+#include "common/bytes.h"
+#include "common/json.h"
+#include "controller/controller.h"
+#include "controller/queue.h"
+
+#include <stdatomic.h>
+
+#define RESYNC_MS    600000 /* a pass for each sandbox even when nothing happens: the safety net */
+#define TRY_AGAIN_S  30     /* what failed is tried again in Error, and each time later, so often: */
+#define TRIES_SLOWER 3
+
+struct controller {
+    struct store *store;
+    struct settings settings;
+    struct runtime_bringer bringer;
+    struct events *events;
+    struct queue *queue;
+    void *watches[8];
+    size_t watch_count;
+    _Atomic bool leading;
+    _Atomic uint64_t passes, failed_passes, pods_created, restarts, pass_ns;
+};
+
+/* What is remembered of a sandbox between passes. Losing it costs time, never correctness. */
+struct memory {
+    char uid[64];       /* of the sandbox that it is about */
+    bool seen_creating; /* the event was written */
+    bool swept;         /* no pod is left in Stopped or Error */
+    bool told_lost;     /* that its volume is gone */
+    int64_t failed_at;  /* monotonic ms of the failure that a restart waits for */
+    unsigned tries;     /* of what failed, in Error */
+    int64_t try_at;     /* monotonic ms of the next one */
+};
+
+struct pass {
+    struct controller *c;
+    struct memory *memory;
+    struct object *sandbox; /* as it was at the pass's begin */
+    struct sandbox_ref who;
+    const char *phase; /* of sandbox; "" = absent */
+};
+
+/* All of these return what queue_pass_fn returns. */
+
+/* reconcile.c */
+int64_t reconcile(void *ctx, const char *key, void **memory);
+int64_t after_write(enum write_result result);
+
+/* creating.c */
+int64_t phase_creating(struct pass *p);
+int64_t try_again(struct pass *p); /* in Error: whether what failed works now */
+
+/* running.c */
+int64_t phase_running(struct pass *p);
+int64_t phase_stopped(struct pass *p);
+int64_t stop(struct pass *p, const char *reason, const char *event, const char *event_message);
+/* Asks for the runtime where it belongs and is not yet. */
+void bring_runtime(struct pass *p, struct object *pod);
+
+/* failure.c */
+int64_t to_error(struct pass *p, const char *message); /* until somebody resumes it, or what failed works */
+int64_t infrastructure_failure(struct pass *p, const char *reason); /* controller.md 9.2 */
+int64_t pod_failed(struct pass *p, const struct object *pod);
+int64_t phase_error(struct pass *p);
+
+/* ensure.c */
+enum step {
+    STEP_DONE,
+    STEP_WAIT,  /* for something that a watch will tell; err.message says what */
+    STEP_AGAIN, /* something was changed, or seen late: look again at once */
+    STEP_RETRY, /* the store did not answer; logged */
+    STEP_FAILED /* err.message is meant for status.message */
+};
+/* *claim: its name, malloc'ed, with DONE. */
+enum step ensure_claim(struct pass *p, const json_t *resolved, char **claim, struct error *err);
+enum step ensure_policy(struct pass *p, const json_t *resolved, struct error *err);
+/* *token (may be NULL): malloc'ed, with DONE. */
+enum step ensure_token(struct pass *p, char **token, struct error *err);
+/* *pod: the sandbox's own, whatever state it is in, with DONE. */
+enum step ensure_pod(struct pass *p, const json_t *resolved, const char *claim, struct object **pod,
+                     struct error *err);
+
+/* removal.c */
+/* The pod that status.podName names, or the one of the usual name, if it is this sandbox's own; or NULL. */
+struct object *own_pod(struct pass *p);
+/* Removes that object, and no other one of the same name. False: logged, try again. */
+bool remove_exactly(struct controller *c, const struct object *object);
+/* All pods of the sandbox. `thorough`: also those of other names, which takes a look at all pods of the
+ * namespace. */
+bool remove_pods(struct pass *p, bool thorough);
+int64_t phase_deleting(struct pass *p);

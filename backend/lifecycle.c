@@ -107,11 +107,11 @@ enum write_result sandbox_write_status(struct store *store, struct sandbox_ref w
     return WRITE_STALE;
 }
 
-/* A change of the main resource, with the uid checked. */
+/* A change of the main resource, with the uid checked by `change`. */
 static enum write_result change_main(struct store *store, struct sandbox_ref who, const char *what,
-                                     bool (*change)(void *, json_t *, struct error *)) {
+                                     bool (*change)(void *, json_t *, struct error *), void *ctx) {
     cleanup_error struct error err = {0};
-    if (store_update(store, KIND_SANDBOX, STORE_MAIN, who.namespace, who.name, change, &who, NULL, &err))
+    if (store_update(store, KIND_SANDBOX, STORE_MAIN, who.namespace, who.name, change, ctx, NULL, &err))
         return WRITE_DONE;
     if (err.code && strcmp(err.code, ERR_CONFLICT) == 0) return WRITE_STALE;
     return failed(who, what, &err);
@@ -143,18 +143,27 @@ static bool without_finalizer(void *ctx, json_t *object, struct error *err) {
     return true;
 }
 
+struct request {
+    struct sandbox_ref who;
+    const char *action;
+};
+
 static bool without_action(void *ctx, json_t *object, struct error *err) {
-    if (!same_sandbox(ctx, object, err)) return false;
-    json_object_del(json_at(object, "metadata.annotations"), SANDBOX_ACTION);
+    const struct request *request = ctx;
+    if (!same_sandbox(&request->who, object, err)) return false;
+    json_t *annotations = json_at(object, "metadata.annotations");
+    const char *now = json_string_value(json_object_get(annotations, SANDBOX_ACTION));
+    if (now && strcmp(now, request->action) == 0) json_object_del(annotations, SANDBOX_ACTION);
     return true;
 }
 
 enum write_result sandbox_add_finalizer(struct store *store, struct sandbox_ref who) {
-    return change_main(store, who, "finalizer", with_finalizer);
+    return change_main(store, who, "finalizer", with_finalizer, &who);
 }
 enum write_result sandbox_remove_finalizer(struct store *store, struct sandbox_ref who) {
-    return change_main(store, who, "finalizer", without_finalizer);
+    return change_main(store, who, "finalizer", without_finalizer, &who);
 }
-enum write_result sandbox_remove_action(struct store *store, struct sandbox_ref who) {
-    return change_main(store, who, "annotation", without_action);
+enum write_result sandbox_remove_action(struct store *store, struct sandbox_ref who, const char *action) {
+    struct request request = {who, action};
+    return change_main(store, who, "annotation", without_action, &request);
 }

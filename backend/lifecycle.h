@@ -47,4 +47,5 @@ enum write_result sandbox_write_status(struct store *store, struct sandbox_ref w
                                        json_t *patch);
 enum write_result sandbox_add_finalizer(struct store *store, struct sandbox_ref who);
 enum write_result sandbox_remove_finalizer(struct store *store, struct sandbox_ref who);
-enum write_result sandbox_remove_action(struct store *store, struct sandbox_ref who);
+/* Takes the annotation off if it still asks for `action`: a later request stays (W2). */
+enum write_result sandbox_remove_action(struct store *store, struct sandbox_ref who, const char *action);

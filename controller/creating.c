@@ -167,7 +167,8 @@ static int64_t look_at_pod(struct pass *p, struct created *made) {
 
 int64_t phase_creating(struct pass *p) {
     if (sandbox_action_is(p->sandbox, "stop")) return stop(p, "User requested stop", NULL, NULL);
-    if (*sandbox_action(p->sandbox) && sandbox_remove_action(p->c->store, p->who) == WRITE_FAILED)
+    if (*sandbox_action(p->sandbox) &&
+        sandbox_remove_action(p->c->store, p->who, sandbox_action(p->sandbox)) == WRITE_FAILED)
         return PASS_FAILED;
     p->memory->swept = false;
     if (!p->memory->seen_creating && !*p->phase) {

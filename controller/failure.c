@@ -89,7 +89,7 @@ int64_t phase_error(struct pass *p) {
         enum write_result r =
             sandbox_write_status(p->c->store, p->who, "Error",
                                  json_pack("{s:s, s:s}", "phase", "Creating", "message", "Resuming"));
-        return after_write(r == WRITE_DONE ? sandbox_remove_action(p->c->store, p->who) : r);
+        return after_write(r == WRITE_DONE ? sandbox_remove_action(p->c->store, p->who, "resume") : r);
     }
     if (sandbox_action_is(p->sandbox, "stop")) return stop(p, "User requested stop", NULL, NULL);
     if (sandbox_restartable(p->sandbox)) return restart(p);

@@ -21,7 +21,8 @@ int64_t stop(struct pass *p, const char *reason, const char *event, const char *
     events_emit(p->c->events, p->sandbox, "Normal", "Stopped", "%s", reason);
     log_info("sandbox stopped", "namespace", p->who.namespace, "sandbox", p->who.name, "why", reason, NULL);
     if (!remove_pods(p, false)) return PASS_FAILED;
-    if (sandbox_action_is(p->sandbox, "stop")) return after_write(sandbox_remove_action(p->c->store, p->who));
+    if (sandbox_action_is(p->sandbox, "stop"))
+        return after_write(sandbox_remove_action(p->c->store, p->who, "stop"));
     return PASS_AGAIN;
 }
 
@@ -96,7 +97,8 @@ static int64_t next_time(struct pass *p, int64_t limit) {
 
 /* The pod is there and runs. */
 static int64_t keep_running(struct pass *p, struct object *pod) {
-    if (*sandbox_action(p->sandbox) && sandbox_remove_action(p->c->store, p->who) == WRITE_FAILED)
+    if (*sandbox_action(p->sandbox) &&
+        sandbox_remove_action(p->c->store, p->who, sandbox_action(p->sandbox)) == WRITE_FAILED)
         return PASS_FAILED;
     bring_runtime(p, pod);
     cleanup_json json_t *resolved = template_resolve(p->c->store, p->sandbox->json, NULL);
@@ -147,8 +149,9 @@ int64_t phase_stopped(struct pass *p) {
         enum write_result r =
             sandbox_write_status(p->c->store, p->who, "Stopped",
                                  json_pack("{s:s, s:s}", "phase", "Creating", "message", "Resuming"));
-        return after_write(r == WRITE_DONE ? sandbox_remove_action(p->c->store, p->who) : r);
+        return after_write(r == WRITE_DONE ? sandbox_remove_action(p->c->store, p->who, "resume") : r);
     }
-    if (*sandbox_action(p->sandbox)) return after_write(sandbox_remove_action(p->c->store, p->who));
+    if (*sandbox_action(p->sandbox))
+        return after_write(sandbox_remove_action(p->c->store, p->who, sandbox_action(p->sandbox)));
     return RESYNC_MS;
 }

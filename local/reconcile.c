@@ -85,7 +85,7 @@ static int64_t stop(struct engine *e, struct entry *s, const struct object *o, c
     }
     if (!end_processes(e, s, true)) return ending_delay(s);
     if (sandbox_action_is(o, "stop")) {
-        enum write_result r = sandbox_remove_action(e->store, entry_ref(s));
+        enum write_result r = sandbox_remove_action(e->store, entry_ref(s), "stop");
         if (r != WRITE_DONE) return after_write(r);
     }
     const char *why = *s->record.stopping ? s->record.stopping : reason;
@@ -238,7 +238,9 @@ static int64_t running(struct engine *e, struct entry *s, const struct object *o
         return end_processes(e, s, false) ? PASS_AGAIN : ending_delay(s);
     }
     locations_put(e->locations, s->uid, s->socket_path);
-    if (*sandbox_action(o) && sandbox_remove_action(e->store, entry_ref(s)) == WRITE_FAILED) return RETRY_MS;
+    if (*sandbox_action(o) &&
+        sandbox_remove_action(e->store, entry_ref(s), sandbox_action(o)) == WRITE_FAILED)
+        return RETRY_MS;
     bound_log(s);
 
     if (json_integer_value(json_at(o->json, "status.restartCount")) > 0 &&
@@ -271,7 +273,7 @@ static int64_t running(struct engine *e, struct entry *s, const struct object *o
 /* ---- Stopped, Error, deletion ------------------------------------------------------------------- */
 
 static int64_t resume(struct engine *e, struct entry *s, const char *phase, const char *message) {
-    if (sandbox_remove_action(e->store, entry_ref(s)) == WRITE_FAILED) return RETRY_MS;
+    if (sandbox_remove_action(e->store, entry_ref(s), "resume") == WRITE_FAILED) return RETRY_MS;
     return after_write(sandbox_write_status(
         e->store, entry_ref(s), phase, json_pack("{s:s, s:s}", "phase", "Creating", "message", message)));
 }
@@ -280,7 +282,8 @@ static int64_t stopped(struct engine *e, struct entry *s, const struct object *o
     s->record.stopping[0] = '\0';
     if (!end_processes(e, s, true)) return ending_delay(s);
     if (sandbox_action_is(o, "resume")) return resume(e, s, "Stopped", "Resuming");
-    if (sandbox_action_is(o, "stop")) return after_write(sandbox_remove_action(e->store, entry_ref(s)));
+    if (sandbox_action_is(o, "stop"))
+        return after_write(sandbox_remove_action(e->store, entry_ref(s), "stop"));
     return PASS_NONE;
 }
 

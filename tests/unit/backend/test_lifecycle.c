@@ -76,7 +76,10 @@ START_TEST(finalizer_and_action) {
     ck_assert(!sandbox_has_finalizer(o));
     ck_assert_int_eq(sandbox_add_finalizer(store, ref_of(o)), WRITE_DONE);
     ck_assert_int_eq(sandbox_add_finalizer(store, ref_of(o)), WRITE_DONE);
-    ck_assert_int_eq(sandbox_remove_action(store, ref_of(o)), WRITE_DONE);
+    ck_assert_int_eq(sandbox_remove_action(store, ref_of(o), "resume"), WRITE_DONE);
+    cleanup_object struct object *kept = store->ops->get(store, KIND_SANDBOX, "default", "box");
+    ck_assert(sandbox_action_is(kept, "stop"));
+    ck_assert_int_eq(sandbox_remove_action(store, ref_of(o), "stop"), WRITE_DONE);
     cleanup_object struct object *now = store->ops->get(store, KIND_SANDBOX, "default", "box");
     ck_assert(sandbox_has_finalizer(now));
     ck_assert_uint_eq(json_array_size(json_at(now->json, "metadata.finalizers")), 2);

@@ -127,7 +127,7 @@ START_TEST(policy_rules) {
         "\"ingressRules\":[{\"cidr\":\"10.0.0.0/8\",\"ports\":[{\"port\":3000,\"protocol\":\"UDP\"}]}]}",
         "{}",
         "[" DNS_RULE ",{\"to\":[{\"ipBlock\":{\"cidr\":\"10.40.0.0/"
-                     "16\"}}],\"ports\":[{\"protocol\":\"TCP\",\"port\":5432}]}]",
+        "16\"}}],\"ports\":[{\"protocol\":\"TCP\",\"port\":5432}]}]",
         "[{\"from\":[{\"ipBlock\":{\"cidr\":\"10.0.0.0/"
         "8\"}}],\"ports\":[{\"protocol\":\"UDP\",\"port\":3000}]}," ROUTER_RULE "]");
 }
@@ -160,7 +160,7 @@ START_TEST(W20_a_service_opens_its_namespace_only) {
               "\"ingressRules\":[{},{\"serviceRef\":{\"name\":\"x\"}}]}",
               "{}",
               "[" DNS_RULE ",{\"to\":[{\"namespaceSelector\":{\"matchLabels\":{\"kubernetes.io/"
-                           "metadata.name\":\"finance\"}}}]}]",
+              "metadata.name\":\"finance\"}}}]}]",
               "[{\"from\":[{\"namespaceSelector\":{\"matchLabels\":{\"kubernetes.io/"
               "metadata.name\":\"default\"}}}]}," ROUTER_RULE "]");
 }

@@ -54,6 +54,8 @@ static const struct flag flags[] = {
      "most CPU a sandbox may ask for (default: this machine's cores; kubernetes: 8)"},
     {"max-memory", FLAG_STRING, AT(max_memory), "AGENTTIER_MAX_MEMORY", "", "QUANTITY",
      "most memory a sandbox may ask for (default: this machine's; kubernetes: 16Gi)"},
+    {"policy-fail-closed", FLAG_BOOL, AT(policy_fail_closed), "AGENTTIER_POLICY_FAIL_CLOSED", "", NULL,
+     "refuse new sandboxes where a stored governance policy cannot be read and never could be"},
     {"preview-domain", FLAG_STRING, AT(preview_domain), NULL, "", "DOMAIN",
      "suffix of preview hosts, returned as ingressUrl; empty = none"},
     {"ingress-class-name", FLAG_STRING, AT(ingress_class_name), NULL, "", "CLASS",

@@ -26,6 +26,7 @@ struct config {
         *max_memory; /* --max-cpu, --max-memory: default caps, quantities; empty = the host's */
     double ratelimit_per_ip, ratelimit_per_user;
     bool ratelimit_trust_forwarded;
+    bool policy_fail_closed; /* --policy-fail-closed */
     bool dev_auth;
     int threads; /* --threads: event loops, default = cores */
     enum log_level log_level;

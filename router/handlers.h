@@ -59,6 +59,13 @@ void share_links_list(struct request *r);
 void share_links_create(struct request *r);
 void share_links_delete(struct request *r);
 void share_links_redeem(struct request *r);
+/* governance_api.c */
+void policies_list(struct request *r);
+void policies_put(struct request *r);
+void policy_get(struct request *r);
+void policy_put(struct request *r);
+void policy_delete(struct request *r);
+void policy_effective(struct request *r);
 
 /* templates_api.c */
 void templates_list(struct request *r);

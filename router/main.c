@@ -3,11 +3,14 @@
 #include "k8s/k8s.h"
 #include "local/local.h"
 #include "local/rootfs.h"
+#include "router/governance.h"
 #include "router/key_command.h"
 #include "router/keys.h"
 #include "router/metrics.h"
 #include "router/openapi.h"
+#include "router/quota.h"
 #include "router/ratelimit.h"
+#include "router/sandbox_lookup.h"
 #include "router/server.h"
 
 #include <limits.h>
@@ -73,12 +76,14 @@ static int serve(const struct config *config) {
     bool local = strcmp(config->backend, "local") == 0;
     struct backend *backend = local ? open_local(config, &err) : open_kubernetes(config, &err);
     if (!backend) return fail(&err, 1);
-    struct router router = {.config = config,
-                            .backend = backend,
-                            .metrics = metrics_new(),
-                            .keys = key_cache_new(backend->store, config->namespace),
-                            .rate_limiter =
-                                ratelimit_new(config->ratelimit_per_ip, config->ratelimit_per_user)};
+    struct router router = {
+        .config = config,
+        .backend = backend,
+        .metrics = metrics_new(),
+        .keys = key_cache_new(backend->store, config->namespace),
+        .governance = governance_new(backend, install_namespace(config), config->policy_fail_closed),
+        .quota = quota_new(backend->store, install_namespace(config)),
+        .rate_limiter = ratelimit_new(config->ratelimit_per_ip, config->ratelimit_per_user)};
     int status = 0;
     sigset_t signals;
     sigemptyset(&signals);
@@ -99,6 +104,8 @@ static int serve(const struct config *config) {
         status = fail(&err, 1);
     }
     key_cache_free(router.keys);
+    quota_free(router.quota);
+    governance_free(router.governance);
     ratelimit_free(router.rate_limiter);
     metrics_free(router.metrics);
     openapi_free();

@@ -83,10 +83,28 @@ static void check_counts(const struct policy *p, const struct policy_usage *u, b
                 (long long)p->max_agent_sandboxes);
 }
 
+json_t *policy_evaluate_counts(const struct policy *p, const struct policy_usage *usage, bool agent) {
+    cleanup_json json_t *out = json_array();
+    check_counts(p, usage, agent, out);
+    return json_array_size(out) > 0 ? steal_ptr(out) : NULL;
+}
+
+/* The text of a quantity, which may be a number where others than we wrote it; "" when there is none. */
+static const char *quantity_text(const json_t *value, char number[QUANTITY_TEXT_MAX]) {
+    if (json_is_string(value)) return json_string_value(value);
+    if (!json_is_number(value)) return "";
+    if (json_is_integer(value))
+        snprintf(number, QUANTITY_TEXT_MAX, "%lld", (long long)json_integer_value(value));
+    else
+        snprintf(number, QUANTITY_TEXT_MAX, "%.9f", json_real_value(value));
+    return number;
+}
+
 /* Whether the quantity at `path` of the spec is above the cap; `got` gets its text. */
 static bool above(const json_t *spec, const char *path, const char *cap, char got[QUANTITY_TEXT_MAX]) {
     struct quantity value, most;
-    const char *text = json_str_at(spec, path);
+    char number[QUANTITY_TEXT_MAX];
+    const char *text = quantity_text(json_at(spec, path), number);
     if (!cap || !cap[0] || !quantity_parse(cap, &most)) return false;
     if (!text[0] || !quantity_parse(text, &value) || quantity_compare(value, most) <= 0) return false;
     quantity_format(value, got);

@@ -30,11 +30,15 @@ enum policy_rules {
     POLICY_RULES_VALUES, /* 7 to 11: the caps on single values */
 };
 
-/* The built-in default: caps on cpu and memory from the backend, nothing else. */
+/* The built-in default: caps on cpu and memory from the backend, nothing else. They hold where the effective
+ * policy says nothing, and for what a sandbox itself asks for: templates are the administrator's word. */
 struct policy policy_default(const struct backend *backend);
 
+/* Rules 3 to 5 alone: whether one more sandbox would pass a quota. As policy_evaluate. */
+json_t *policy_evaluate_counts(const struct policy *policy, const struct policy_usage *usage, bool agent);
+
 /* The violations as an array of {code, message}, a new reference, or NULL when there are
- * none. `spec` holds what the sandbox itself sets (values of templates are trusted); for
+ * none. `spec` holds the values that the sandbox would run with, its template's included (W-88); for
  * POLICY_RULES_VALUES only what changes. A cap that does not parse is ignored.
  * `usage` may be NULL: no counting. */
 json_t *policy_evaluate(const struct policy *policy, const json_t *spec, const struct policy_usage *usage,

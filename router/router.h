@@ -8,7 +8,9 @@
 #include <stdatomic.h>
 
 struct metrics;
+struct governance;
 struct key_cache;
+struct quota;
 struct rate_limiter;
 
 struct router {
@@ -16,6 +18,8 @@ struct router {
     struct backend *backend;
     struct metrics *metrics;
     struct key_cache *keys;
+    struct governance *governance; /* policies in force */
+    struct quota *quota;
     struct rate_limiter *rate_limiter; /* NULL = off */
     _Atomic int64_t exec_output_bytes; /* held by all execs under way: exec.c bounds it */
     _Atomic bool draining;             /* SIGTERM seen: new requests are refused */

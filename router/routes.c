@@ -240,6 +240,30 @@ const struct route routes[] = {
      GROUP_NONE, ROUTE_UNARY, PHASE_ANY, BODY_NONE, 0, admin_sharing, NULL,
      "{\"query\": {\"namespace\": \"string: only this namespace\"}, \"responses\": {\"200\": "
      "\"AdminSharing\"}}"},
+    /* ---- governance ---- */
+    {"GET", "/api/v1/governance/policies", "listPolicies", "The policies of the cluster and of namespaces",
+     AUTH_USER, GROUP_NONE, ROUTE_INLINE, PHASE_ANY, BODY_NONE, 0, policies_list, NULL,
+     "{\"responses\": {\"200\": \"PolicyList\"}}"},
+    {"PUT", "/api/v1/governance/policies", "replaceClusterPolicy", "Replace the policy of the whole cluster",
+     AUTH_ADMIN, GROUP_NONE, ROUTE_UNARY, PHASE_ANY, BODY_JSON, KIB(256), policies_put, NULL,
+     "{\"request\": \"Policy\", \"responses\": {\"200\": \"ClusterPolicy\", \"400\": \"Error\", \"409\": "
+     "\"Error\"}}",
+     "policy.replace"},
+    {"GET", "/api/v1/governance/policies/{namespace}", "getPolicy", "The policy stored for a namespace",
+     AUTH_USER, GROUP_NONE, ROUTE_INLINE, PHASE_ANY, BODY_NONE, 0, policy_get, NULL,
+     "{\"responses\": {\"200\": \"NamespacePolicy\"}}"},
+    {"PUT", "/api/v1/governance/policies/{namespace}", "replacePolicy", "Replace the policy of a namespace",
+     AUTH_ADMIN, GROUP_NONE, ROUTE_UNARY, PHASE_ANY, BODY_JSON, KIB(256), policy_put, NULL,
+     "{\"request\": \"Policy\", \"responses\": {\"200\": \"NamespacePolicy\", \"400\": \"Error\", \"409\": "
+     "\"Error\"}}",
+     "policy.replace"},
+    {"DELETE", "/api/v1/governance/policies/{namespace}", "deletePolicy", "Delete the policy of a namespace",
+     AUTH_ADMIN, GROUP_NONE, ROUTE_UNARY, PHASE_ANY, BODY_NONE, 0, policy_delete, NULL,
+     "{\"responses\": {\"204\": null, \"409\": \"Error\"}}", "policy.delete"},
+    {"GET", "/api/v1/governance/effective", "getEffectivePolicy", "What holds in a namespace", AUTH_USER,
+     GROUP_NONE, ROUTE_INLINE, PHASE_ANY, BODY_NONE, 0, policy_effective, NULL,
+     "{\"query\": {\"namespace\": \"string: default: the namespace of new sandboxes\"}, \"responses\": "
+     "{\"200\": \"EffectivePolicy\", \"503\": \"Error\"}}"},
 
     /* ---- the caller ---- */
     {"GET", "/api/v1/user/me", "getMe", "Who the caller is", AUTH_USER, GROUP_NONE, ROUTE_INLINE, PHASE_ANY,

@@ -1,8 +1,9 @@
 /* See sandbox_create.h. */
 #include "router/sandbox_create.h"
 
-#include "backend/templates.h"
 #include "common/log.h"
+#include "router/governance.h"
+#include "router/quota.h"
 #include "router/router.h"
 #include "router/sandbox_lookup.h"
 #include "router/sandbox_view.h"
@@ -24,19 +25,6 @@ struct object *sandbox_request_template(struct store *store, const struct sandbo
     return found;
 }
 
-struct policy_usage sandbox_usage(struct store *store, const char *namespace, const char *sub) {
-    struct policy_usage usage = {0};
-    cleanup_object_list struct object_list all = store->ops->list(store, KIND_SANDBOX, namespace);
-    for (size_t i = 0; i < all.count; i++) {
-        const struct sandbox_view *v = sandbox_view_get(all.items[i]);
-        if (strcmp(v->status, "Deleting") == 0 || strcmp(v->status, "Error") == 0) continue;
-        usage.total++;
-        if (v->owner[0] && strcmp(v->owner, sub) == 0) usage.of_user++;
-        if (strcmp(json_str_at(all.items[i]->json, "spec.mode"), "agent") == 0) usage.agents++;
-    }
-    return usage;
-}
-
 bool sandbox_create_permitted(struct router *router, const struct identity *caller, const char *namespace,
                               struct error *err) {
     const struct config *config = router->config;
@@ -46,35 +34,67 @@ bool sandbox_create_permitted(struct router *router, const struct identity *call
     return false;
 }
 
+/* Whether it is certain that the sandbox was not created. */
+static bool certainly_not_created(const struct error *err) {
+    return err->status >= 400 && err->status < 500;
+}
+
+/* Stores the checked object under a place in the quota. */
+static bool create_counted(struct router *router, const struct policy *policy, const char *sub,
+                           json_t *object, struct object **out, struct error *err) {
+    const char *namespace = json_str_at(object, "metadata.namespace");
+    bool agent = strcmp(json_str_at(object, "spec.mode"), "agent") == 0;
+    char claim[QUOTA_CLAIM_LEN + 1];
+    json_t *violations = NULL;
+    if (!quota_promise(router->quota, policy, namespace, sub, agent, claim, &violations, err)) {
+        if (violations) policy_error(err, violations);
+        return false;
+    }
+    json_t *metadata = json_object_get(object, "metadata");
+    if (!json_is_object(json_object_get(metadata, "annotations")))
+        json_object_set_new(metadata, "annotations", json_object());
+    json_object_set_new(json_object_get(metadata, "annotations"), ANNOTATION_QUOTA_CLAIM, json_string(claim));
+    struct store *store = router->backend->store;
+    cleanup_error struct error failed = {0};
+    if (store->ops->create(store, KIND_SANDBOX, object, out, &failed)) return true;
+    if (certainly_not_created(&failed)) quota_give_up(router->quota, namespace, claim);
+    error_move(err, &failed);
+    return false;
+}
+
+json_t *sandbox_policy(struct router *router, const char *namespace, const char *sub,
+                       struct policy_usage *usage, struct error *err) {
+    json_t *effective = governance_effective(router->governance, namespace, err);
+    struct policy policy = policy_view(effective);
+    *usage = (struct policy_usage){0};
+    if (quota_applies(&policy)) *usage = quota_usage(router->quota, namespace, sub);
+    return effective;
+}
+
 bool sandbox_admit(struct router *router, const struct identity *caller, const json_t *object,
                    struct object **out, struct error *err) {
     struct store *store = router->backend->store;
     const char *namespace = json_str_at(object, "metadata.namespace");
-    struct policy policy = policy_default(router->backend);
-    bool counted =
-        policy.max_sandboxes_total > 0 || policy.max_sandboxes_per_user > 0 || policy.max_agent_sandboxes > 0;
-    struct policy_usage usage = {0};
-    if (counted) usage = sandbox_usage(store, namespace, caller->sub);
-    json_t *violations =
-        policy_evaluate(&policy, json_object_get(object, "spec"), &usage, POLICY_RULES_CREATE);
+    struct policy_usage usage;
+    cleanup_json json_t *effective = sandbox_policy(router, namespace, caller->sub, &usage, err);
+    if (!effective) return false;
+    struct policy policy = policy_view(effective);
+    cleanup_json json_t *full = json_deep_copy(object);
+    json_t *violations = governance_check(router->governance, effective, full, &usage);
     if (violations) {
         policy_error(err, violations);
         return false;
     }
-    /* The policy looks at what the sandbox itself sets; only then is what it leaves to the template filled
-     * in. A template that does not resolve shows when the sandbox starts (2.4). */
-    cleanup_json json_t *full = json_deep_copy(object);
-    cleanup_json json_t *resolved = template_resolve(store, full, NULL);
-    if (resolved) sandbox_spec_inherit(json_object_get(full, "spec"), resolved);
-    return store->ops->create(store, KIND_SANDBOX, full, out, err);
+    return quota_applies(&policy) ? create_counted(router, &policy, caller->sub, full, out, err)
+                                  : store->ops->create(store, KIND_SANDBOX, full, out, err);
 }
 
 json_t *sandbox_batch_violations(struct router *router, const struct identity *caller, const char *namespace,
                                  int64_t count, int64_t agents) {
-    struct policy policy = policy_default(router->backend);
-    struct policy_usage usage = {0};
-    if (policy.max_sandboxes_total > 0 || policy.max_sandboxes_per_user > 0 || policy.max_agent_sandboxes > 0)
-        usage = sandbox_usage(router->backend->store, namespace, caller->sub);
+    struct policy_usage usage;
+    /* Without a policy to be had, each of them is refused on its own. */
+    cleanup_json json_t *effective = sandbox_policy(router, namespace, caller->sub, &usage, NULL);
+    struct policy policy = policy_view(effective);
     return policy_evaluate_batch(&policy, &usage, count, agents);
 }
 

@@ -17,9 +17,15 @@ bool sandbox_create(struct router *router, const struct identity *caller, const 
                     const struct replay *replay, struct object **out, bool *replayed, struct error *err);
 
 /* The last step of it, for a Sandbox that was made from something else than a body: `object` is checked
- * against the policy of its namespace, quotas included, and stored. */
+ * against the effective policy of its namespace, quotas included, and stored with what template and policy
+ * fill in. */
 bool sandbox_admit(struct router *router, const struct identity *caller, const json_t *object,
                    struct object **out, struct error *err);
+
+/* What holds for new sandboxes of a user in a namespace: the effective policy, a new reference (policy_view()
+ * reads it), and what counts against its quotas now. From memory. NULL with 503 (governance_effective). */
+json_t *sandbox_policy(struct router *router, const char *namespace, const char *sub,
+                       struct policy_usage *usage, struct error *err);
 
 /* Whether the caller may put sandboxes there or take templates from there: 403 otherwise (W-06). */
 bool sandbox_create_permitted(struct router *router, const struct identity *caller, const char *namespace,
@@ -29,9 +35,6 @@ bool sandbox_create_permitted(struct router *router, const struct identity *call
  * mode (http-api-extended.md 6.7): a new reference, or NULL: there is room. */
 json_t *sandbox_batch_violations(struct router *router, const struct identity *caller, const char *namespace,
                                  int64_t count, int64_t agents);
-
-/* What counts in a namespace against the quotas of a caller. From memory. */
-struct policy_usage sandbox_usage(struct store *store, const char *namespace, const char *sub);
 
 /* The template that a request means, or NULL: there is none, which is no error (http-api.md 2.4). `*kind` is
  * what is stored (W-18). Returns a reference. */

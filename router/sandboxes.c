@@ -1,8 +1,8 @@
 /* Sandboxes as a resource: list, create, get, change. (http-api.md 2.3 to 2.5) */
 #include "common/log.h"
+#include "router/governance.h"
 #include "router/handlers.h"
 #include "router/keys.h"
-#include "router/policy.h"
 #include "router/router.h"
 #include "router/sandbox_create.h"
 #include "router/sandbox_list.h"
@@ -134,6 +134,17 @@ static bool apply_change(void *ctx, json_t *object, struct error *err) {
     return true;
 }
 
+/* Only what changes is checked: an older value above a newer cap stays as it is (W-78). */
+static bool change_permitted(struct request *r, json_t *spec, struct error *err) {
+    if (json_object_size(spec) == 0) return true;
+    struct governance *governance = r->router->governance;
+    cleanup_json json_t *policy = governance_effective(governance, r->sandbox->namespace, err);
+    if (!policy) return false;
+    json_t *violations = governance_check_change(governance, policy, r->sandbox->json, spec);
+    if (violations) policy_error(err, violations);
+    return violations == NULL;
+}
+
 void sandbox_patch(struct request *r) {
     cleanup_error struct error err = {0};
     cleanup_json json_t *applied = NULL;
@@ -142,11 +153,7 @@ void sandbox_patch(struct request *r) {
         reply_error(r, &err);
         return;
     }
-    /* Only what changes is checked: an older value above a newer cap stays as it is (W-78). */
-    struct policy policy = policy_default(r->backend);
-    json_t *violations = policy_evaluate(&policy, json_object_get(patch, "spec"), NULL, POLICY_RULES_VALUES);
-    if (violations) {
-        policy_error(&err, violations);
+    if (!change_permitted(r, json_object_get(patch, "spec"), &err)) {
         reply_error(r, &err);
         return;
     }

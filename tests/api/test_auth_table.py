@@ -65,6 +65,12 @@ TABLE = {
     ("DELETE", API + "/templates/{name}"): ("admin", None),
     ("GET", API + "/admin/sandboxes"): ("admin", None),
     ("GET", API + "/admin/sharing"): ("admin", None),
+    ("GET", API + "/governance/policies"): ("user", None),
+    ("PUT", API + "/governance/policies"): ("admin", None),
+    ("GET", API + "/governance/policies/{namespace}"): ("user", None),
+    ("PUT", API + "/governance/policies/{namespace}"): ("admin", None),
+    ("DELETE", API + "/governance/policies/{namespace}"): ("admin", None),
+    ("GET", API + "/governance/effective"): ("user", None),
     ("GET", API + "/user/me"): ("user", None),
     ("GET", API + "/user/preferences"): ("user", None),
     ("PUT", API + "/user/preferences"): ("user", None),
@@ -212,7 +218,7 @@ def expected(who, group, credential):
 def call(client, method, path, headers, sandbox):
     path = (path.replace("{id}", sandbox).replace("{execId}", "no-such-exec").replace("{path}", "workspace/x")
             .replace("{port}", "8080").replace("{name}", "no-such-template").replace("{keyId}", "no-such-key")
-            .replace("{userId}", "no-such-user").replace("{linkId}", "no-such-link"))
+            .replace("{userId}", "no-such-user").replace("{linkId}", "no-such-link").replace("{namespace}", "no-such-namespace"))
     body = None
     if method in ("POST", "PUT", "PATCH"):
         body = b'{"name": "UPPER CASE"}' if "preview" not in path and "files" not in path else b""

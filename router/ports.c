@@ -4,6 +4,7 @@
 #include "common/log.h"
 #include "router/handlers.h"
 #include "router/router.h"
+#include "router/sandbox_view.h"
 
 #include <stdio.h>
 #include <string.h>
@@ -117,6 +118,7 @@ static void mirror(struct request *r) {
 
 /* ---- create ---- */
 
+/* Forwards that were named without a claim, by an older Router, have their names too. */
 static bool name_is_free(struct request *r, const struct port_request *q, struct error *err) {
     if (!q->name) return true;
     cleanup_object_list struct object_list all = forwards_of(r->backend->store, r->sandbox);
@@ -128,6 +130,59 @@ static bool name_is_free(struct request *r, const struct port_request *q, struct
         return false;
     }
     return true;
+}
+
+struct naming {
+    struct store *store;
+    const struct object *sandbox;
+    const char *name;
+    int port;
+};
+
+static bool is_named(void *ctx, int port, const char *name) {
+    const struct naming *naming = ctx;
+    char scratch[8];
+    cleanup_object struct object *service = get_service(naming->store, naming->sandbox, port);
+    return service && strcmp(port_name(service->json, scratch), name) == 0;
+}
+
+static bool is_same(const struct naming *naming, const json_t *sandbox, struct error *err) {
+    if (strcmp(json_str_at(sandbox, "metadata.uid"), naming->sandbox->uid) == 0) return true;
+    error_set(err, 404, ERR_NOT_FOUND, "the sandbox was deleted meanwhile");
+    return false;
+}
+
+static bool claim(void *ctx, json_t *sandbox, struct error *err) {
+    struct naming *naming = ctx;
+    if (!is_same(naming, sandbox, err)) return false;
+    int holder = port_name_claim(sandbox, naming->name, naming->port, time(NULL), is_named, naming);
+    if (holder == 0) return true;
+    error_set(err, 409, ERR_ALREADY_EXISTS, "the name %s is taken by port %d", naming->name, holder);
+    return false;
+}
+
+static bool claim_name(struct request *r, const struct port_request *q, struct error *err) {
+    if (!q->name) return true;
+    struct naming naming = {r->backend->store, r->sandbox, q->name, q->port};
+    return store_update(naming.store, KIND_SANDBOX, STORE_MAIN, r->sandbox->namespace, r->sandbox->name,
+                        claim, &naming, NULL, err);
+}
+
+static bool release(void *ctx, json_t *sandbox, struct error *err) {
+    struct naming *naming = ctx;
+    if (!is_same(naming, sandbox, err)) return false;
+    port_name_release(sandbox, naming->port);
+    return true;
+}
+
+/* Best effort: a claim without a forward lapses by itself. */
+static void release_name(struct request *r, int port) {
+    struct naming naming = {r->backend->store, r->sandbox, NULL, port};
+    cleanup_error struct error err = {0};
+    if (!store_update(naming.store, KIND_SANDBOX, STORE_MAIN, r->sandbox->namespace, r->sandbox->name,
+                      release, &naming, NULL, &err))
+        log_warn("the name of a port was not released", "sandbox", r->sandbox->name, "error", err.message,
+                 NULL);
 }
 
 /* Creates the Service, or changes the one that is there; what is not given stays as it is. */
@@ -175,7 +230,7 @@ static void remove_stale(struct request *r, int port) {
 void ports_create(struct request *r) {
     cleanup_error struct error err = {0};
     struct port_request q;
-    if (!port_request_parse(r->body, &q, &err) || !name_is_free(r, &q, &err)) {
+    if (!port_request_parse(r->body, &q, &err) || !name_is_free(r, &q, &err) || !claim_name(r, &q, &err)) {
         reply_error(r, &err);
         return;
     }
@@ -187,6 +242,7 @@ void ports_create(struct request *r) {
         service = forward(r, &q, &err);
     }
     if (!service) {
+        if (q.name) release_name(r, q.port);
         reply_error(r, &err);
         return;
     }
@@ -230,6 +286,7 @@ void ports_delete(struct request *r) {
             return;
         }
         mirror(r);
+        if (sandbox_annotation(r->sandbox->json, ANNOTATION_PORT_NAMES)[0]) release_name(r, port);
     }
     reply_empty(r, 204); /* also when nothing was forwarded: http-api.md 2.10 */
 }

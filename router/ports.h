@@ -4,6 +4,8 @@
 #include "backend/store.h"
 #include "common/bytes.h"
 
+#include <time.h>
+
 #define ANNOTATION_PORT_NAME     "agenttier.io/port-name"
 #define ANNOTATION_PORT_PROTOCOL "agenttier.io/port-protocol"
 #define PORT_NAME_MAX            63
@@ -34,6 +36,22 @@ json_t *port_service(const struct object *sandbox, int port, const char *name, c
  * `preview_domain` (may be "") are the caller's. Pure. */
 json_t *port_json(const json_t *service, const char *sandbox, const char *base_url,
                   const char *preview_domain);
+
+/* ---- which port has a name: claims in an annotation of the Sandbox, written against its version, so that of
+ * two requests for one name, also on two replicas, one gets it ---- */
+#define ANNOTATION_PORT_NAMES "agenttier.io/port-names"
+/* A claim counts for so long without a forward that bears it out: its request may be under way. */
+#define PORT_CLAIM_FRESH_S 60
+
+/* Whether the forward of that port is there and has the name. */
+typedef bool port_is_named_fn(void *ctx, int port, const char *name);
+/* Claims the name for the port in `sandbox`, a whole object that is changed in place; the port's other names,
+ * and claims that nothing bears out, go. 0: done; else the port that has the name. */
+int port_name_claim(json_t *sandbox, const char *name, int port, time_t now, port_is_named_fn *is_named,
+                    void *ctx);
+/* Drops the claims of a port; false: it had none. */
+bool port_name_release(json_t *sandbox, int port);
+
 int port_of(const json_t *service); /* 0 when it has none */
 const char *port_name(const json_t *service, char scratch[8]);
 const char *port_protocol(const json_t *service);

@@ -142,6 +142,24 @@ def test_2_10_bad_forwards_are_400(box, body):
     error_of(box.post("/ports", json=body), 400)
 
 
+def test_tutorial_7_one_of_many_at_once_gets_the_name(box):
+    """However many ask for one name at the same time, for different ports: one forward has it."""
+    for round_ in range(3):
+        name, ports = f"race-{round_}", range(7000 + 10 * round_, 7010 + 10 * round_)
+        with concurrent.futures.ThreadPoolExecutor(10) as pool:
+            codes = list(pool.map(lambda p, n=name: box.post("/ports", json={"port": p, "name": n}).status_code, ports))
+        assert sorted(codes) == [201] + [409] * 9
+        there = [p for p in box.get("/ports").json()["ports"] if p["port"] in ports]
+        assert [(p["port"], p["name"]) for p in there] == [(ports[codes.index(201)], name)]
+        # Given back with its forward, the name is free at once.
+        assert box.delete(f"/ports/{name}").status_code == 204
+        assert box.post("/ports", json={"port": ports[-1], "name": name}).status_code == 201
+        assert box.post("/ports", json={"port": ports[-1], "name": name + "-new"}).json()["name"] == name + "-new"
+        assert box.post("/ports", json={"port": ports[0], "name": name}).status_code == 201
+        for port in (ports[0], ports[-1]):
+            assert box.delete(f"/ports/{port}").status_code == 204
+
+
 def test_tutorial_7_one_name_for_two_ports_is_409(box):
     assert box.post("/ports", json={"port": 8003, "name": "same"}).status_code == 201
     error_of(box.post("/ports", json={"port": 8004, "name": "same"}), 409)

@@ -1,5 +1,6 @@
 /* Port forwards: requests, Services and answers. http-api.md 2.10, 4.5; tutorial.md row 7. */
 #include "router/ports.h"
+#include "router/sandbox_view.h"
 #include "tests/unit/router/fixture.h"
 
 static struct object *sandbox_of(const char *name) {
@@ -116,4 +117,55 @@ START_TEST(services_of_others) {
 }
 END_TEST
 
-RUN_TESTS("ports", requests, targets, services_and_answers, services_of_others)
+/* Ports from 8000 to 8009 are forwarded, each by the name "web". */
+static bool named_web(void *ctx, int port, const char *name) {
+    (void)ctx;
+    return port >= 8000 && port < 8010 && strcmp(name, "web") == 0;
+}
+
+START_TEST(names_are_claimed_once) {
+    cleanup_json json_t *sandbox = json_of("{'metadata':{'name':'demo'}}");
+    ck_assert_int_eq(port_name_claim(sandbox, "web", 8000, 1000, named_web, NULL), 0);
+    ck_assert_int_eq(port_name_claim(sandbox, "web", 8000, 1001, named_web, NULL), 0);
+    ck_assert_int_eq(port_name_claim(sandbox, "web", 9000, 1002, named_web, NULL), 8000);
+    ck_assert_int_eq(port_name_claim(sandbox, "web", 9000, 9999, named_web, NULL), 8000); /* borne out */
+    ck_assert_int_eq(port_name_claim(sandbox, "api", 9000, 1002, named_web, NULL), 0);
+    ck_assert_int_eq(port_name_claim(sandbox, "api", 9001, 1002 + PORT_CLAIM_FRESH_S - 1, named_web, NULL),
+                     9000);
+    ck_assert_int_eq(port_name_claim(sandbox, "api", 9001, 1002 + PORT_CLAIM_FRESH_S, named_web, NULL), 0);
+    ck_assert(!port_name_release(sandbox, 9000));
+    ck_assert(port_name_release(sandbox, 9001));
+    /* Another name for a port frees its old one. */
+    ck_assert_int_eq(port_name_claim(sandbox, "new", 8000, 2000, named_web, NULL), 0);
+    ck_assert_int_eq(port_name_claim(sandbox, "web", 9000, 2000, named_web, NULL), 0);
+    ck_assert(port_name_release(sandbox, 8000));
+    ck_assert(port_name_release(sandbox, 9000));
+    assert_json(sandbox, "{'metadata':{'name':'demo','annotations':{}}}");
+}
+END_TEST
+
+START_TEST(broken_claims_count_for_nothing) {
+    static const char *const texts[] = {
+        "x",
+        "[]",
+        "{`web`:8000}",
+        "{`web`:{`port`:0,`at`:1000}}",
+        "{`web`:{`port`:70000,`at`:1000}}",
+        "{`web`:{`port`:`8000`,`at`:1000}}",
+        "{`web`:{`port`:9100,`at`:9000000000000}}",
+        "{`web`:{`port`:9100}}",
+    };
+    for (size_t i = 0; i < sizeof texts / sizeof texts[0]; i++) {
+        cleanup_free char *text = xasprintf(
+            "{'metadata':{'annotations':{'agenttier.io/port-names':'%s','other':'kept'}}}", texts[i]);
+        cleanup_json json_t *sandbox = json_of(text);
+        ck_assert_msg(port_name_claim(sandbox, "web", 9000, 1010, named_web, NULL) == 0, "row %zu", i);
+        ck_assert_str_eq(sandbox_annotation(sandbox, ANNOTATION_PORT_NAMES),
+                         "{\"web\":{\"at\":1010,\"port\":9000}}");
+        ck_assert_str_eq(sandbox_annotation(sandbox, "other"), "kept");
+    }
+}
+END_TEST
+
+RUN_TESTS("ports", requests, targets, services_and_answers, services_of_others, names_are_claimed_once,
+          broken_claims_count_for_nothing)

@@ -183,6 +183,24 @@ bool base64_decode(struct slice in, struct buffer *out) {
     return true;
 }
 
+bool base64url_decode(struct slice in, struct buffer *out) {
+    size_t rest = in.len % 4;
+    if (rest == 1) return false;
+    cleanup_buffer struct buffer padded = {0};
+    char *to = buffer_reserve(&padded, in.len + 4);
+    size_t n = 0;
+    for (size_t i = 0; i < in.len; i++) {
+        char c = in.ptr[i];
+        if (c == '+' || c == '/' || c == '=') return false;
+        to[n++] = c;
+        if (c == '-') to[n - 1] = '+';
+        if (c == '_') to[n - 1] = '/';
+    }
+    for (; rest != 0 && n % 4 != 0; n++)
+        to[n] = '=';
+    return base64_decode(slice_make(to, n), out);
+}
+
 void hex_encode(const unsigned char *in, size_t n, char *out) {
     static const char digits[] = "0123456789abcdef";
     for (size_t i = 0; i < n; i++) {

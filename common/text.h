@@ -14,6 +14,7 @@ bool utf8_repair(struct slice s, struct buffer *out);
 bool base64_encode(struct slice in, struct buffer *out);       /* padded, RFC 4648 section 4 */
 bool base64_decode(struct slice in, struct buffer *out);       /* strict, padding required */
 bool base64url_encode(struct slice in, struct buffer *out);    /* no padding, section 5 */
+bool base64url_decode(struct slice in, struct buffer *out);    /* strict: no padding, no spare bits */
 void hex_encode(const unsigned char *in, size_t n, char *out); /* lower case; out has 2n+1 bytes */
 /* "%41" -> "A". False: a bad escape or a decoded NUL. */
 bool percent_decode(struct slice in, struct buffer *out);

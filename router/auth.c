@@ -2,7 +2,11 @@
 #include "router/auth.h"
 
 #include "common/text.h"
+#include "router/bearer.h"
+#include "router/cors.h"
 #include "router/keys.h"
+#include "router/metrics.h"
+#include "router/ratelimit.h"
 #include "router/router.h"
 #include "router/sandbox_lookup.h"
 
@@ -19,11 +23,35 @@ static void identify_as_developer(struct identity *id) {
     id->is_admin = true;
 }
 
-static enum key_result lookup(struct request *r, struct slice key, enum auth_method method) {
-    if (key.len == 0 || key.len > MAX_CREDENTIAL) return KEY_UNKNOWN;
-    enum key_result result = key_cache_lookup(r->router->keys, key, &r->identity);
-    if (result == KEY_OK) r->identity.auth_method = method;
+static bool is_key(struct request *r, struct slice key, enum auth_method method) {
+    if (key.len == 0 || key.len > MAX_CREDENTIAL) return false;
+    if (key_cache_lookup(r->router->keys, key, &r->identity) != KEY_OK) return false;
+    r->identity.auth_method = method;
+    return true;
+}
+
+/* Counts the outcome; and who fails too often from one address is told to slow down (W-56), which those
+ * whose credentials are good never notice. */
+static enum auth_result conclude(struct request *r, enum auth_result result, struct error *err) {
+    struct router *router = r->router;
+    enum metrics_auth outcome = METRICS_AUTH_REFUSED;
+    if (result == AUTH_KNOWN) {
+        outcome = r->identity.auth_method == AUTH_BY_DEV ? METRICS_AUTH_DEV
+                  : r->identity.is_key                   ? METRICS_AUTH_API_KEY
+                                                         : METRICS_AUTH_TOKEN;
+    } else if (err->status == 503) {
+        outcome = METRICS_AUTH_UNAVAILABLE;
+    } else if (err->status == 401 && strcmp(err->code, "missing_authorization") != 0 &&
+               !ratelimit_failure(router->rate_limiter, r->client_ip, err)) {
+        outcome = METRICS_AUTH_LIMITED;
+    }
+    metrics_auth(router->metrics, outcome);
     return result;
+}
+
+static enum auth_result refuse(struct request *r, struct error *err, const char *code, const char *message) {
+    error_set(err, 401, code, "%s", message);
+    return conclude(r, AUTH_REFUSED, err);
 }
 
 /* "Bearer" in any case, then the token. */
@@ -33,37 +61,109 @@ static bool bearer_token(const char *header, struct slice *token) {
     return true;
 }
 
-bool auth_identify(struct request *r, struct error *err) {
+/* A browser cannot send headers with a WebSocket: its token comes in the query (http-api.md 3.6). */
+static bool takes_query_token(const struct request *r) {
+    return strncmp(r->route->pattern, "/ws/", 4) == 0;
+}
+
+static enum auth_result identify_token(struct request *r, struct slice token, struct error *err) {
+    switch (bearer_check(r->router->bearer, token, &r->identity, err)) {
+    case BEARER_OK: return conclude(r, AUTH_KNOWN, err);
+    case BEARER_REFUSED: return conclude(r, AUTH_REFUSED, err);
+    case BEARER_MUST_WAIT: break;
+    }
+    error_clear(err);
+    if (ratelimit_may_fail(r->router->rate_limiter, r->client_ip, err)) return AUTH_LATER;
+    metrics_auth(r->router->metrics, METRICS_AUTH_LIMITED);
+    return AUTH_REFUSED;
+}
+
+static enum auth_result identify_developer(struct request *r, const char *api_key, struct error *err) {
+    /* Without credentials the browser is all that stands between a web page and this server (S3, S4). A
+     * previewed application has its own rule: its pages are of no origin at all. */
+    if (strcmp(r->route->method, "*") != 0 && cors_foreign_page(r)) {
+        error_set(
+            err, 403, "origin_not_allowed",
+            "with --dev-auth, pages of other origins are refused; --cors-allowed-origins names exceptions");
+        return conclude(r, AUTH_REFUSED, err);
+    }
+    /* W-86: the limits of a scoped key hold in development too. */
+    if (api_key && is_key(r, slice_of(api_key), AUTH_BY_API_KEY_HEADER)) {
+        if (r->identity.sandbox_id) return conclude(r, AUTH_KNOWN, err);
+        identity_free(&r->identity);
+    }
+    identify_as_developer(&r->identity);
+    return conclude(r, AUTH_KNOWN, err);
+}
+
+enum auth_result auth_identify(struct request *r, struct error *err) {
     const char *api_key = request_header(r, "X-API-Key");
     const char *authorization = request_header(r, "Authorization");
+    const char *query_token = takes_query_token(r) ? request_query(r, "token") : NULL;
     struct slice token = {0};
-    if (r->router->config->dev_auth) {
-        /* W-86: the limits of a scoped key hold in development too. */
-        if (api_key && lookup(r, slice_of(api_key), AUTH_BY_API_KEY_HEADER) == KEY_OK) {
-            if (r->identity.sandbox_id) return true;
-            identity_free(&r->identity);
-        }
-        identify_as_developer(&r->identity);
-        return true;
-    }
+    if (r->router->config->dev_auth) return identify_developer(r, api_key, err);
     if (api_key && api_key[0]) {
-        if (lookup(r, slice_of(api_key), AUTH_BY_API_KEY_HEADER) == KEY_OK) return true;
-        error_set(err, 401, "invalid_api_key", "the API key is unknown, revoked or expired");
-        return false;
+        if (is_key(r, slice_of(api_key), AUTH_BY_API_KEY_HEADER)) return conclude(r, AUTH_KNOWN, err);
+        return refuse(r, err, "invalid_api_key", "the API key is unknown, revoked or expired");
     }
-    if (!authorization || !authorization[0]) {
-        error_set(err, 401, "missing_authorization",
-                  "send an API key as X-API-Key or as Authorization: Bearer");
-        return false;
-    }
-    if (!bearer_token(authorization, &token)) {
-        error_set(err, 401, "invalid_authorization_format", "Authorization must be: Bearer TOKEN");
-        return false;
-    }
-    if (lookup(r, token, AUTH_BY_BEARER) == KEY_OK) return true;
-    error_set(err, 401, "invalid_token", "the bearer token is not a valid API key of this server");
-    return false;
+    /* Keys live long and queries end up in logs: no API key is taken from one. */
+    if (query_token && query_token[0]) return identify_token(r, slice_of(query_token), err);
+    if (!authorization || !authorization[0])
+        return refuse(r, err, "missing_authorization",
+                      "send an API key as X-API-Key or as Authorization: Bearer");
+    if (!bearer_token(authorization, &token))
+        return refuse(r, err, "invalid_authorization_format", "Authorization must be: Bearer TOKEN");
+    if (is_key(r, token, AUTH_BY_BEARER)) return conclude(r, AUTH_KNOWN, err);
+    return identify_token(r, token, err);
 }
+
+/* ---- asking others ---- */
+
+struct auth_question {
+    struct bearer *bearer;
+    char *token;
+    bool known;
+    struct identity identity;
+    struct error err;
+};
+
+struct auth_question *auth_question_new(struct request *r) {
+    struct auth_question *q = xcalloc(1, sizeof *q);
+    const char *query_token = takes_query_token(r) ? request_query(r, "token") : NULL;
+    struct slice token = {0};
+    if (query_token && query_token[0])
+        token = slice_of(query_token);
+    else
+        bearer_token(request_header(r, "Authorization"), &token);
+    q->bearer = r->router->bearer;
+    q->token = slice_dup(token);
+    return q;
+}
+
+void auth_question_ask(struct auth_question *q) {
+    q->known = bearer_verify(q->bearer, slice_of(q->token), &q->identity, &q->err) == BEARER_OK;
+}
+
+enum auth_result auth_question_answer(struct auth_question *q, struct request *r, struct error *err) {
+    if (q->known) {
+        r->identity = q->identity;
+        memset(&q->identity, 0, sizeof q->identity);
+    } else {
+        error_move(err, &q->err);
+    }
+    return conclude(r, q->known ? AUTH_KNOWN : AUTH_REFUSED, err);
+}
+
+void auth_question_free(struct auth_question *q) {
+    if (!q) return;
+    explicit_bzero(q->token, strlen(q->token));
+    free(q->token);
+    identity_free(&q->identity);
+    error_clear(&q->err);
+    free(q);
+}
+
+/* ---- gates ---- */
 
 bool auth_permits(struct request *r, struct error *err) {
     if (!identity_scope_allows(&r->identity, r->route, request_param(r, "id"), err)) return false;

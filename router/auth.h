@@ -3,8 +3,22 @@
 
 #include "router/request.h"
 
-/* Fills in r->identity from X-API-Key or Authorization, or 401. */
-bool auth_identify(struct request *r, struct error *err);
+enum auth_result {
+    AUTH_KNOWN,   /* r->identity is filled in */
+    AUTH_REFUSED, /* 401; 403 for a foreign page in development; 429 after too many failures; 503 */
+    AUTH_LATER,   /* somebody else must be asked: ask an auth_question on a worker thread */
+};
+/* By X-API-Key, Authorization, or on /ws/ routes the query's token. Never waits. */
+enum auth_result auth_identify(struct request *r, struct error *err);
+
+/* What AUTH_LATER leaves open. It stands alone: the request may go away while it is asked. */
+struct auth_question;
+struct auth_question *auth_question_new(struct request *r);
+void auth_question_ask(struct auth_question *question); /* waits: worker threads only */
+/* Back on the loop: as auth_identify, but never AUTH_LATER. */
+enum auth_result auth_question_answer(struct auth_question *question, struct request *r, struct error *err);
+void auth_question_free(struct auth_question *question); /* NULL is fine */
+
 /* The gates that need no sandbox: scoped keys, administrators. 403. */
 bool auth_permits(struct request *r, struct error *err);
 /* For AUTH_SANDBOX_* rows: finds {id}, checks access (404) and phase (409), sets r->sandbox. */

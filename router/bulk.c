@@ -23,7 +23,8 @@ static json_t *read_list(struct request *r, const char *name, struct error *err)
         error_set_field(err, name, "must have 1 to %d elements, not %zu", BULK_MAX, count);
         return NULL;
     }
-    if (count > 1 && !ratelimit_user(r->router->rate_limiter, r->identity.sub, (double)(count - 1), err))
+    if (count > 1 &&
+        !ratelimit_user(r->router->rate_limiter, r->identity.sub, (double)(count - 1), NULL, err))
         return NULL;
     return list;
 }

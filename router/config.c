@@ -10,7 +10,7 @@
 #include <string.h>
 #include <unistd.h>
 
-enum flag_type { FLAG_STRING, FLAG_BOOL, FLAG_RATE, FLAG_COUNT, FLAG_DURATION };
+enum flag_type { FLAG_STRING, FLAG_LIST, FLAG_BOOL, FLAG_RATE, FLAG_COUNT, FLAG_DURATION };
 
 struct flag {
     const char *name;
@@ -39,11 +39,20 @@ static const struct flag flags[] = {
      "no authentication: every caller is an administrator; loopback addresses only"},
     {"admin-group", FLAG_STRING, AT(admin_group), NULL, "agenttier-admins", "GROUP",
      "the group whose members are administrators; empty = nobody"},
-    {"oidc-issuer", FLAG_STRING, AT(oidc_issuer), NULL, "", "URL",
-     "OpenID Connect issuer; not supported by this release: must be empty"},
-    {"oidc-client-id", FLAG_STRING, AT(oidc_client_id), NULL, "", "ID", "required audience of tokens"},
+    {"oidc-issuer", FLAG_LIST, AT(oidc_issuer), "AGENTTIER_OIDC_ISSUER", "", "URL",
+     "OpenID Connect issuer whose tokens are accepted; may be repeated"},
+    {"oidc-client-id", FLAG_LIST, AT(oidc_client_id), "AGENTTIER_OIDC_CLIENT_ID", "", "ID",
+     "audience that tokens must name; may be repeated; empty = no token is accepted"},
     {"group-claim", FLAG_STRING, AT(group_claim), NULL, "groups", "CLAIM",
-     "token claim that holds the groups"},
+     "token claim that holds the groups; dots lead into objects: realm_access.roles"},
+    {"oidc-ca-file", FLAG_STRING, AT(oidc_ca_file), NULL, "", "FILE",
+     "PEM certificates to trust for issuers (default: the system's)"},
+    {"service-account-audience", FLAG_LIST, AT(service_account_audience),
+     "AGENTTIER_SERVICE_ACCOUNT_AUDIENCE", "", "AUDIENCE",
+     "accept Kubernetes service account tokens made for this audience; may be repeated; empty = none"},
+    {"service-account-namespaces", FLAG_LIST, AT(service_account_namespaces),
+     "AGENTTIER_SERVICE_ACCOUNT_NAMESPACES", "", "NS",
+     "namespaces whose service accounts are let in; may be repeated; '*' = all"},
     {"namespace", FLAG_STRING, AT(namespace), "POD_NAMESPACE", "", "NS",
      "install namespace: API keys and policies are kept there (default 'agenttier')"},
     {"sandbox-namespace", FLAG_STRING, AT(sandbox_namespace), "SANDBOX_NAMESPACE", "default", "NS",
@@ -68,6 +77,10 @@ static const struct flag flags[] = {
      "requests a second for each client address, burst 30; 0 = no limit"},
     {"ratelimit-per-user-rate", FLAG_RATE, AT(ratelimit_per_user), NULL, "0", "N",
      "requests a second for each user, burst 100; 0 = no limit"},
+    {"ratelimit-expensive-rate", FLAG_RATE, AT(ratelimit_expensive), NULL, "0", "N",
+     "for each user, creations, commands, archives a second, burst 20; 0 = no limit"},
+    {"ratelimit-auth-failures-rate", FLAG_RATE, AT(ratelimit_failures), NULL, "5", "N",
+     "failed logins a second for each client address, burst 100; 0 = no limit"},
     {"ratelimit-trust-forwarded-headers", FLAG_BOOL, AT(ratelimit_trust_forwarded),
      "RATE_LIMIT_TRUST_FORWARDED_HEADERS", "", NULL,
      "believe X-Forwarded-For of private and loopback peers (better: --trusted-proxies)"},
@@ -133,6 +146,7 @@ static bool set_flag(struct config *c, const struct flag *f, const char *value, 
     char *at = (char *)c + f->offset;
     char *end;
     switch (f->type) {
+    case FLAG_LIST:
     case FLAG_STRING: *(const char **)(void *)at = value; return true;
     case FLAG_BOOL:
         if (parse_bool(value, (bool *)at)) return true;
@@ -227,6 +241,28 @@ bool config_sharing_enforced(const struct config *c) {
     return strcmp(c->sharing_levels, "enforced") == 0;
 }
 
+/* Another value of a flag that may be repeated: the texts are joined by commas. */
+static bool append_list(struct config *c, const struct flag *f, const char *value, struct error *err) {
+    const char **at = (const char **)(void *)((char *)c + f->offset);
+    size_t slot = 0;
+    while (slot < sizeof c->joined / sizeof c->joined[0] && c->joined[slot] && c->joined[slot] != *at)
+        slot++;
+    if (slot == sizeof c->joined / sizeof c->joined[0]) {
+        error_set(err, 400, ERR_BAD_REQUEST, "too many flags are repeated; join their values by commas");
+        return false;
+    }
+    char *whole = xasprintf("%s,%s", *at, value);
+    free(c->joined[slot]);
+    c->joined[slot] = whole;
+    *at = whole;
+    return true;
+}
+
+void config_free(struct config *c) {
+    for (size_t i = 0; i < sizeof c->joined / sizeof c->joined[0]; i++)
+        free(c->joined[i]);
+}
+
 /* Checks what no single flag shows. */
 static bool check_whole(const struct config *c, struct error *err) {
     struct quantity q;
@@ -245,10 +281,10 @@ static bool check_whole(const struct config *c, struct error *err) {
                   c->sharing_levels);
         return false;
     }
-    if (c->oidc_issuer[0]) {
-        error_set(
-            err, 400, ERR_BAD_REQUEST,
-            "--oidc-issuer is not supported by this release; leave it empty and use API keys (create-key)");
+    if (c->service_account_audience[0] && !c->service_account_namespaces[0]) {
+        error_set(err, 400, ERR_BAD_REQUEST,
+                  "--service-account-audience needs --service-account-namespaces: whose service accounts are "
+                  "let in, or '*' for all");
         return false;
     }
     if ((c->max_cpu[0] && !quantity_parse(c->max_cpu, &q)) ||
@@ -261,6 +297,7 @@ static bool check_whole(const struct config *c, struct error *err) {
 }
 
 enum config_result config_parse(int argc, char **argv, struct config *c, struct error *err) {
+    bool given[FLAG_COUNT_OF] = {false};
     *c = (struct config){0};
     if (!set_defaults(c, err)) return CONFIG_ERROR;
     for (int i = 1; i < argc; i++) {
@@ -293,7 +330,9 @@ enum config_result config_parse(int argc, char **argv, struct config *c, struct 
             snprintf(log_name, sizeof log_name, "%.*s", (int)len, name);
             ok = set_log(c, log_name, value, err);
         } else {
-            ok = set_flag(c, f, value, err);
+            bool again = f->type == FLAG_LIST && given[f - flags] && value[0];
+            given[f - flags] = true;
+            ok = again ? append_list(c, f, value, err) : set_flag(c, f, value, err);
         }
         if (!ok) return CONFIG_ERROR;
     }

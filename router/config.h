@@ -13,7 +13,9 @@ struct config {
     const char *backend;      /* --backend: "local" or "kubernetes" */
     const char *state_dir;    /* --state-dir, local backend */
     const char *runtime_path; /* --runtime: agenttier-runtime; default beside this program */
-    const char *oidc_issuer, *oidc_client_id, *admin_group, *group_claim;
+    const char *oidc_issuer, *oidc_client_id; /* comma-separated, of all the times the flag was given */
+    const char *oidc_ca_file, *admin_group, *group_claim;
+    const char *service_account_audience, *service_account_namespaces; /* comma-separated; "" = off */
     const char *preview_domain, *ingress_class_name;
     const char *namespace;            /* install namespace */
     const char *sandbox_namespace;    /* default "default" */
@@ -24,13 +26,14 @@ struct config {
     const char *trusted_proxies; /* --trusted-proxies: CIDRs whose X-Forwarded-* are believed */
     const char *max_cpu,
         *max_memory; /* --max-cpu, --max-memory: default caps, quantities; empty = the host's */
-    double ratelimit_per_ip, ratelimit_per_user;
+    double ratelimit_per_ip, ratelimit_per_user, ratelimit_expensive, ratelimit_failures;
     bool ratelimit_trust_forwarded;
     bool policy_fail_closed; /* --policy-fail-closed */
     bool dev_auth;
     int threads; /* --threads: event loops, default = cores */
     enum log_level log_level;
     enum log_format log_format;
+    char *joined[4]; /* owned texts of flags that were given more than once; config_free */
 };
 
 /* Whether guests get what their level says (http-api.md 3.8, W-47); else they may only look at the sandbox.
@@ -41,4 +44,5 @@ enum config_result { CONFIG_SERVE, CONFIG_HELP, CONFIG_VERSION, CONFIG_ERROR };
 /* Fills in `c` from flags over environment over defaults; its strings point into argv,
  * the environment or constants. CONFIG_ERROR: err says what to change; the exit status is 2. */
 enum config_result config_parse(int argc, char **argv, struct config *c, struct error *err);
+void config_free(struct config *c);
 void config_print_help(FILE *out);

@@ -26,6 +26,35 @@ bool cors_allows_origin(struct request *r) {
     return from_allowed_origin(r);
 }
 
+/* The host of "scheme://host:port" or "host:port", without port. */
+static struct slice host_of(const char *text) {
+    const char *scheme = strstr(text, "://");
+    struct slice host = slice_of(scheme ? scheme + 3 : text);
+    const char *bracket = memchr(host.ptr, ']', host.len);
+    size_t skip = bracket ? (size_t)(bracket - host.ptr) : 0;
+    const char *colon = memchr(host.ptr + skip, ':', host.len - skip);
+    if (colon) host.len = (size_t)(colon - host.ptr);
+    return host;
+}
+
+static bool is_this_machine(struct slice host) {
+    return slice_equal_nocase(host, "localhost") || slice_equal_str(host, "127.0.0.1") ||
+           slice_equal_str(host, "[::1]");
+}
+
+bool cors_foreign_page(struct request *r) {
+    const char *origin = request_header(r, "Origin"), *site = request_header(r, "Sec-Fetch-Site");
+    const char *mode = request_header(r, "Sec-Fetch-Mode"), *host = request_header(r, "Host");
+    if (from_allowed_origin(r)) return false;
+    if (!origin || !origin[0]) {
+        /* No Origin: a link that was followed, or an image. Following a link to a preview is fine. */
+        return site && strcmp(site, "cross-site") == 0 && !(mode && strcmp(mode, "navigate") == 0);
+    }
+    struct slice page = host_of(origin), here = host_of(host ? host : "");
+    if (strncmp(origin, "http", 4) != 0) return true; /* "null", files, extensions */
+    return !is_this_machine(page) && !(page.len > 0 && slice_equal(page, here));
+}
+
 static bool is_preview_path(struct slice path) {
     static const char word[] = "/preview/";
     return slice_starts_with(path, "/api/v1/sandboxes/") &&
@@ -60,7 +89,7 @@ void cors_add_headers(struct request *r, struct MHD_Response *response) {
         "If-None-Match");
     MHD_add_response_header(
         response, "Access-Control-Expose-Headers",
-        "X-Request-ID, Retry-After, Deprecation, Sunset, Link, Content-Disposition, ETag, "
-        "Content-Range, Accept-Ranges");
+        "X-Request-ID, Retry-After, RateLimit-Limit, RateLimit-Remaining, RateLimit-Reset, Deprecation, "
+        "Sunset, Link, Content-Disposition, ETag, Content-Range, Accept-Ranges");
     MHD_add_response_header(response, "Access-Control-Max-Age", "86400");
 }

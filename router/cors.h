@@ -8,6 +8,9 @@ struct MHD_Response;
 /* Answers an OPTIONS request and returns true; other requests, and OPTIONS to a previewed
  * application that no configured origin asks for, are left alone. */
 bool cors_handle(struct request *r);
+/* Whether a browser sends this for a page that is not ours: its Origin is neither the host that the request
+ * is addressed to, nor this machine, nor configured; or it says "cross-site" (lessons S3). */
+bool cors_foreign_page(struct request *r);
 /* The headers for a configured origin; nothing for any other. */
 void cors_add_headers(struct request *r, struct MHD_Response *response);
 /* Whether the request comes from a page of a configured origin. */

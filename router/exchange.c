@@ -14,6 +14,7 @@
 #include "router/metrics.h"
 #include "router/ratelimit.h"
 #include "router/target.h"
+#include "router/verification.h"
 
 #include <ctype.h>
 #include <stdio.h>
@@ -137,16 +138,44 @@ static bool find_route(struct exchange *x, struct error *err) {
     return x->request.route ? true : unrouted(x, buffer_cstr(&allow), err);
 }
 
+/* Of several limits, the one that the client will meet first. */
+static void note_limit(struct exchange *x, const struct rate_state *state) {
+    if (state->limit == 0) return;
+    double left = (double)state->remaining / state->limit;
+    if (x->rate.limit == 0 || left < (double)x->rate.remaining / x->rate.limit) x->rate = *state;
+}
+
+/* Before anybody is asked who they are. */
+static bool limit_address(struct exchange *x, struct error *err) {
+    struct request *r = &x->request;
+    if (!slice_starts_with(r->path, "/api/")) return true;
+    struct rate_state state;
+    bool ok = ratelimit_ip(r->router->rate_limiter, r->client_ip, &state, err);
+    note_limit(x, &state);
+    return ok;
+}
+
+static bool limit_user(struct exchange *x, struct error *err) {
+    struct request *r = &x->request;
+    struct rate_limiter *limiter = r->router->rate_limiter;
+    struct rate_state state;
+    if (!slice_starts_with(r->path, "/api/")) return true;
+    bool ok = ratelimit_user(limiter, r->identity.sub, 1, &state, err);
+    note_limit(x, &state);
+    if (!ok || !r->route->expensive) return ok;
+    ok = ratelimit_expensive(limiter, r->identity.sub, &state, err);
+    note_limit(x, &state);
+    return ok;
+}
+
+/* Once the caller is known, or nobody is asked. */
 static bool gate(struct exchange *x, struct error *err) {
     struct request *r = &x->request;
     struct router *router = r->router;
     const struct route *route = r->route;
     bool probe = route->auth == AUTH_PUBLIC;
-    bool limited = !probe || slice_starts_with(r->path, "/api/");
-    if (limited && !ratelimit_ip(router->rate_limiter, r->client_ip, err)) return false;
     if (!probe) {
-        if (!auth_identify(r, err)) return false;
-        if (!ratelimit_user(router->rate_limiter, r->identity.sub, 1, err)) return false;
+        if (!limit_user(x, err)) return false;
         if (!auth_permits(r, err)) return false;
     }
     if (atomic_load(&router->draining) && !probe) {
@@ -173,6 +202,45 @@ static void refuse(struct exchange *x, struct error *err) {
     if (!x->response) reply_error(&x->request, err);
     error_clear(err);
     x->stage = STAGE_DISCARD;
+}
+
+static void admit(struct exchange *x, struct error *err) {
+    struct request *r = &x->request;
+    if (!gate(x, err) || !check_length(x, err)) {
+        refuse(x, err);
+        return;
+    }
+    if (r->route->body == BODY_STREAM) {
+        r->route->handle(r);
+        if ((x->response && !x->streaming) || !r->stream) x->stage = STAGE_DISCARD;
+    }
+}
+
+/* Who calls is known now, or known not to be: the request goes on where it waited. */
+static void on_verified(struct exchange *x, struct auth_question *question) {
+    cleanup_error struct error err = {0};
+    if (x->doomed) return;
+    x->stage = STAGE_BODY;
+    if (auth_question_answer(question, &x->request, &err) == AUTH_KNOWN)
+        admit(x, &err);
+    else
+        refuse(x, &err);
+    exchange_wake(x);
+}
+
+static void identify(struct exchange *x) {
+    struct request *r = &x->request;
+    cleanup_error struct error err = {0};
+    enum auth_result result = r->route->auth == AUTH_PUBLIC ? AUTH_KNOWN : auth_identify(r, &err);
+    if (result == AUTH_KNOWN) {
+        admit(x, &err);
+        return;
+    }
+    if (result == AUTH_LATER) {
+        x->stage = STAGE_AUTH;
+        if (verification_start(x, auth_question_new(r), on_verified, &err)) return;
+    }
+    refuse(x, &err);
 }
 
 static void begin(struct exchange *x, const char *method, const char *version) {
@@ -204,14 +272,11 @@ static void begin(struct exchange *x, const char *method, const char *version) {
         x->stage = STAGE_DISCARD;
         return;
     }
-    if (!find_route(x, &err) || !gate(x, &err) || !check_length(x, &err)) {
+    if (!find_route(x, &err) || !limit_address(x, &err)) {
         refuse(x, &err);
         return;
     }
-    if (r->route->body == BODY_STREAM) {
-        r->route->handle(r);
-        if ((x->response && !x->streaming) || !r->stream) x->stage = STAGE_DISCARD;
-    }
+    identify(x);
 }
 
 /* ---- The body ---- */
@@ -342,6 +407,10 @@ enum MHD_Result exchange_handle(struct loop *loop, struct MHD_Connection *connec
         if (x->response && at_once) return reply_queue(x);
         return MHD_YES;
     }
+    if (x->stage == STAGE_AUTH) {
+        suspend(x); /* nothing is taken until the caller is known */
+        return MHD_YES;
+    }
     if (*size > 0) return take_body(x, data, size);
     if (!x->body_done) body_complete(x);
     if (x->doomed) return MHD_NO;
@@ -364,6 +433,7 @@ static void log_access(struct exchange *x) {
 
 void exchange_completed(struct exchange *x, bool ok) {
     struct request *r = &x->request;
+    verification_abandon(x);
     close_stream(x, !ok || x->out_aborted);
     if (r->router && x->status && !x->upgrade)
         metrics_count(r->router->metrics, r->route, x->status, uv_hrtime() - x->started_ns);

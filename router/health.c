@@ -1,6 +1,7 @@
 /* Health, readiness, metrics and the OpenAPI document: the routes that ask for no credential. */
 #include "router/handlers.h"
 
+#include "router/bearer.h"
 #include "router/metrics.h"
 #include "router/openapi.h"
 #include "router/router.h"
@@ -25,7 +26,13 @@ void health_ready(struct request *r) {
     } else if (!r->backend->store->ops->ready(r->backend->store, &err)) {
         reply_plain(r, 503, "not ready: the store cannot be read");
     } else {
-        reply_plain(r, 200, "ok");
+        /* An issuer that is away does not end readiness: keys, and tokens of other issuers, go on working. */
+        cleanup_buffer struct buffer text = {0};
+        buffer_append_str(&text, "ok");
+        size_t before = text.len;
+        buffer_append_char(&text, '\n');
+        bearer_render_state(r->router->bearer, &text);
+        reply_plain(r, 200, text.len > before + 1 ? buffer_cstr(&text) : "ok");
     }
 }
 
@@ -38,6 +45,7 @@ void health_get(struct request *r) {
 void metrics_get(struct request *r) {
     struct buffer text = {0};
     metrics_render(r->router->metrics, &text);
+    bearer_render_metrics(r->router->bearer, &text);
     size_t len;
     char *data = buffer_steal(&text, &len);
     reply_text(r, 200, "text/plain; version=0.0.4; charset=utf-8", data, len);

@@ -13,6 +13,7 @@ enum auth_method { AUTH_BY_NONE, AUTH_BY_API_KEY_HEADER, AUTH_BY_BEARER, AUTH_BY
 
 struct identity {
     enum auth_method auth_method;
+    bool is_key;           /* an API key, in whichever header */
     char *sub;             /* never NULL for an authenticated caller; owned, as all */
     char *email;           /* "" when unknown */
     bool email_unverified; /* the issuer says so: the address is shown, but opens nothing (W-25) */

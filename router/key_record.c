@@ -91,6 +91,7 @@ static char *dup_or_null(const char *s) {
 
 void key_record_identity(const json_t *record, struct identity *out) {
     memset(out, 0, sizeof *out);
+    out->is_key = true;
     out->sub = xstrdup(json_str_at(record, "userId"));
     out->email = xstrdup(json_str_at(record, "email"));
     out->name = xstrdup(json_str_at(record, "name"));

@@ -4,6 +4,7 @@
 #include "local/local.h"
 #include "local/rootfs.h"
 #include "router/governance.h"
+#include "router/bearer.h"
 #include "router/key_command.h"
 #include "router/keys.h"
 #include "router/metrics.h"
@@ -76,14 +77,24 @@ static int serve(const struct config *config) {
     bool local = strcmp(config->backend, "local") == 0;
     struct backend *backend = local ? open_local(config, &err) : open_kubernetes(config, &err);
     if (!backend) return fail(&err, 1);
+    struct bearer *bearer = bearer_new(config, backend, &err);
+    if (!bearer) {
+        backend->close(backend);
+        return fail(&err, err.status == 400 ? 2 : 1);
+    }
+    struct rate_limits limits = {.per_ip = config->ratelimit_per_ip,
+                                 .per_user = config->ratelimit_per_user,
+                                 .expensive = config->ratelimit_expensive,
+                                 .failures = config->ratelimit_failures};
     struct router router = {
         .config = config,
         .backend = backend,
         .metrics = metrics_new(),
         .keys = key_cache_new(backend->store, config->namespace),
+        .bearer = bearer,
         .governance = governance_new(backend, install_namespace(config), config->policy_fail_closed),
         .quota = quota_new(backend->store, install_namespace(config)),
-        .rate_limiter = ratelimit_new(config->ratelimit_per_ip, config->ratelimit_per_user)};
+        .rate_limiter = ratelimit_new(&limits)};
     int status = 0;
     sigset_t signals;
     sigemptyset(&signals);
@@ -103,6 +114,7 @@ static int serve(const struct config *config) {
     } else {
         status = fail(&err, 1);
     }
+    bearer_free(bearer);
     key_cache_free(router.keys);
     quota_free(router.quota);
     governance_free(router.governance);
@@ -117,14 +129,18 @@ static int import_image(int argc, char **argv);
 
 /* Blocks the stop signals in every thread, so that main's sigwait gets them; writes to
  * closed sockets are errors, not signals; the memory of keys is not dumped (lessons S29). */
-static void prepare_process(void) {
+static void prepare_process(const struct config *config) {
     sigset_t signals;
     sigemptyset(&signals);
     sigaddset(&signals, SIGTERM);
     sigaddset(&signals, SIGINT);
     pthread_sigmask(SIG_BLOCK, &signals, NULL);
     signal(SIGPIPE, SIG_IGN);
-    setenv("UV_THREADPOOL_SIZE", "8", 0);
+    /* Eight for waiting work, and those that check tokens (router/verification.c). */
+    char workers[16];
+    long loops = config->threads > 0 ? config->threads : sysconf(_SC_NPROCESSORS_ONLN);
+    snprintf(workers, sizeof workers, "%ld", 8 + 2 * loops);
+    setenv("UV_THREADPOOL_SIZE", workers, 0);
     json_object_seed(0);
 }
 
@@ -147,8 +163,10 @@ int main(int argc, char **argv) {
         return fail(&err, 2);
     }
     log_configure(config.log_level, config.log_format, STDOUT_FILENO);
-    prepare_process();
-    return serve(&config);
+    prepare_process(&config);
+    int status = serve(&config);
+    config_free(&config);
+    return status;
 }
 
 static int import_usage(FILE *out, int status) {

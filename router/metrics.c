@@ -18,6 +18,7 @@ struct route_metrics {
 };
 
 struct metrics {
+    _Atomic uint64_t auth[METRICS_AUTH_COUNT];
     _Atomic int connections;
     time_t started;
     struct route_metrics routes[]; /* one for each row, the last for no row */
@@ -35,6 +36,10 @@ void metrics_free(struct metrics *m) {
 
 void metrics_connections(struct metrics *m, int change) {
     atomic_fetch_add(&m->connections, change);
+}
+
+void metrics_auth(struct metrics *m, enum metrics_auth outcome) {
+    atomic_fetch_add_explicit(&m->auth[outcome], 1, memory_order_relaxed);
 }
 
 void metrics_count(struct metrics *m, const struct route *route, int status, uint64_t nanoseconds) {
@@ -103,6 +108,13 @@ void metrics_render(struct metrics *m, struct buffer *out) {
                   "agenttier_http_connections gauge\n"
                   "agenttier_http_connections %d\n",
                   atomic_load(&m->connections));
+    static const char *const outcomes[METRICS_AUTH_COUNT] = {"api_key", "token",   "dev",
+                                                             "refused", "limited", "unavailable"};
+    buffer_append_str(out, "# HELP agenttier_auth_total Callers by what their credential was.\n"
+                           "# TYPE agenttier_auth_total counter\n");
+    for (size_t i = 0; i < METRICS_AUTH_COUNT; i++)
+        buffer_printf(out, "agenttier_auth_total{outcome=\"%s\"} %llu\n", outcomes[i],
+                      (unsigned long long)read_counter(&m->auth[i]));
     struct rusage usage;
     getrusage(RUSAGE_SELF, &usage);
     buffer_printf(

@@ -1,4 +1,4 @@
-/* See ratelimit.h. One table of buckets for both layers; idle ones are swept as it is used. */
+/* See ratelimit.h. One table of buckets for all layers; idle ones are swept as it is used. */
 #include "router/ratelimit.h"
 
 #include "common/bytes.h"
@@ -11,8 +11,11 @@
 #define MAX_BUCKETS 100000
 #define IDLE_MS     (30 * 60 * 1000)
 #define SWEEP_MS    (10 * 60 * 1000)
-#define BURST_IP    30.0
-#define BURST_USER  100.0
+/* Tokens that a bucket holds. */
+#define BURST_IP        30.0
+#define BURST_USER      100.0
+#define BURST_EXPENSIVE 20.0
+#define BURST_FAILURES  100.0
 
 struct bucket {
     struct bucket *next;
@@ -23,18 +26,16 @@ struct bucket {
 
 struct rate_limiter {
     pthread_mutex_t lock;
-    double per_ip, per_user;
+    struct rate_limits limits;
     size_t count;
     int64_t swept_ms;
     struct bucket *table[TABLE_SIZE];
 };
 
-struct rate_limiter *ratelimit_new(double per_ip, double per_user) {
-    if (per_ip <= 0 && per_user <= 0) return NULL;
+struct rate_limiter *ratelimit_new(const struct rate_limits *limits) {
     struct rate_limiter *l = xcalloc(1, sizeof *l);
     pthread_mutex_init(&l->lock, NULL);
-    l->per_ip = per_ip;
-    l->per_user = per_user;
+    l->limits = *limits;
     l->swept_ms = monotonic_ms();
     return l;
 }
@@ -92,35 +93,68 @@ static struct bucket *find(struct rate_limiter *l, const char *key, double burst
     return b;
 }
 
-static bool take(struct rate_limiter *l, const char *key, double rate, double burst, double cost,
-                 struct error *err) {
+/* A layer's rate and the bucket of one key in it. */
+struct layer {
+    double rate, burst;
+};
+
+static void describe(const struct layer *layer, double tokens, struct rate_state *state) {
+    if (!state) return;
+    state->limit = (int)layer->burst;
+    state->remaining = (int)tokens;
+    state->reset = (int)lesser((layer->burst - tokens) / layer->rate + 0.999, 3600);
+}
+
+/* Takes `cost` tokens when there are so many; with `keep`, only looks. */
+static bool take(struct rate_limiter *l, const struct layer *layer, const char *key, double cost, bool keep,
+                 struct rate_state *state, struct error *err) {
     int64_t now = monotonic_ms();
-    if (cost > burst) cost = burst;
+    if (cost > layer->burst) cost = layer->burst;
     pthread_mutex_lock(&l->lock);
-    struct bucket *b = find(l, key, burst, now);
-    b->tokens = lesser(burst, b->tokens + (double)(now - b->at_ms) / 1000.0 * rate);
+    struct bucket *b = find(l, key, layer->burst, now);
+    b->tokens = lesser(layer->burst, b->tokens + (double)(now - b->at_ms) / 1000.0 * layer->rate);
     b->at_ms = now;
     bool ok = b->tokens >= cost;
     double missing = cost - b->tokens;
-    if (ok) b->tokens -= cost;
+    if (ok && !keep) b->tokens -= cost;
+    double left = b->tokens;
     pthread_mutex_unlock(&l->lock);
+    describe(layer, left, state);
     if (ok) return true;
-    double wait = lesser(missing / rate + 1, 3600);
-    int seconds = (int)wait;
+    int seconds = (int)lesser(missing / layer->rate + 1, 3600);
+    error_clear(err);
     error_set(err, 429, "rate_limited", "slow down: retry in %d seconds", seconds);
-    err->retry_after = seconds;
+    if (err) err->retry_after = seconds;
     return false;
 }
 
-bool ratelimit_ip(struct rate_limiter *l, const char *ip, struct error *err) {
-    if (!l || l->per_ip <= 0) return true;
-    char key[80];
-    snprintf(key, sizeof key, "ip %s", ip);
-    return take(l, key, l->per_ip, BURST_IP, 1, err);
+static bool take_for(struct rate_limiter *l, double rate, double burst, const char *name, const char *who,
+                     double cost, bool keep, struct rate_state *state, struct error *err) {
+    if (state) *state = (struct rate_state){0};
+    if (!l || rate <= 0) return true;
+    struct layer layer = {rate, burst};
+    cleanup_free char *key = xasprintf("%s %s", name, who);
+    return take(l, &layer, key, cost, keep, state, err);
 }
 
-bool ratelimit_user(struct rate_limiter *l, const char *sub, double cost, struct error *err) {
-    if (!l || l->per_user <= 0) return true;
-    cleanup_free char *key = xasprintf("user %s", sub);
-    return take(l, key, l->per_user, BURST_USER, cost, err);
+bool ratelimit_ip(struct rate_limiter *l, const char *ip, struct rate_state *state, struct error *err) {
+    return take_for(l, l ? l->limits.per_ip : 0, BURST_IP, "ip", ip, 1, false, state, err);
+}
+
+bool ratelimit_user(struct rate_limiter *l, const char *sub, double cost, struct rate_state *state,
+                    struct error *err) {
+    return take_for(l, l ? l->limits.per_user : 0, BURST_USER, "user", sub, cost, false, state, err);
+}
+
+bool ratelimit_expensive(struct rate_limiter *l, const char *sub, struct rate_state *state,
+                         struct error *err) {
+    return take_for(l, l ? l->limits.expensive : 0, BURST_EXPENSIVE, "expensive", sub, 1, false, state, err);
+}
+
+bool ratelimit_failure(struct rate_limiter *l, const char *ip, struct error *err) {
+    return take_for(l, l ? l->limits.failures : 0, BURST_FAILURES, "failure", ip, 1, false, NULL, err);
+}
+
+bool ratelimit_may_fail(struct rate_limiter *l, const char *ip, struct error *err) {
+    return take_for(l, l ? l->limits.failures : 0, BURST_FAILURES, "failure", ip, 1, true, NULL, err);
 }

@@ -1,13 +1,33 @@
-/* Token buckets in memory for each client address and each user (http-api.md 1.11). */
+/* Token buckets in memory: for each client address, for each user, for what a user asks that costs
+ * much, and for failed logins of an address (http-api.md 1.11, W-42, W-43, W-56). */
 #pragma once
 
 #include "common/error.h"
 
 struct rate_limiter;
-/* Rates in requests a second, 0 = that layer is off. NULL when both are. */
-struct rate_limiter *ratelimit_new(double per_ip, double per_user);
+/* Tokens a second; 0 = that layer is off. */
+struct rate_limits {
+    double per_ip, per_user, expensive, failures;
+};
+struct rate_limiter *ratelimit_new(const struct rate_limits *limits);
 void ratelimit_free(struct rate_limiter *l);
-/* False: 429 rate_limited with retry_after. A NULL limiter allows everything. Thread-safe. */
-bool ratelimit_ip(struct rate_limiter *l, const char *ip, struct error *err);
+
+/* What a layer had to say, for the RateLimit-* headers. limit 0 = the layer is off. */
+struct rate_state {
+    int limit;     /* tokens that the bucket holds */
+    int remaining; /* whole tokens left */
+    int reset;     /* seconds until it is full again, rounded up */
+};
+
+/* Each returns false with 429 rate_limited and retry_after; `state` may be NULL. A NULL limiter
+ * allows everything. Thread-safe. */
+bool ratelimit_ip(struct rate_limiter *l, const char *ip, struct rate_state *state, struct error *err);
 /* `cost` tokens; more than the bucket holds counts as the whole bucket (W-43). */
-bool ratelimit_user(struct rate_limiter *l, const char *sub, double cost, struct error *err);
+bool ratelimit_user(struct rate_limiter *l, const char *sub, double cost, struct rate_state *state,
+                    struct error *err);
+bool ratelimit_expensive(struct rate_limiter *l, const char *sub, struct rate_state *state,
+                         struct error *err);
+/* A login failed: pays for it. */
+bool ratelimit_failure(struct rate_limiter *l, const char *ip, struct error *err);
+/* Whether another failure could be paid for, without paying. */
+bool ratelimit_may_fail(struct rate_limiter *l, const char *ip, struct error *err);

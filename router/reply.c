@@ -40,10 +40,38 @@ static void ready(struct request *r, int status, struct MHD_Response *response) 
     if (x->stage != STAGE_WORKER) exchange_wake(x);
 }
 
+static void add_number(struct MHD_Response *response, const char *name, int value) {
+    char text[16];
+    snprintf(text, sizeof text, "%d", value);
+    add_header(response, name, text);
+}
+
+static void add_rate_headers(const struct exchange *x) {
+    if (x->rate.limit == 0) return;
+    add_number(x->response, "RateLimit-Limit", x->rate.limit);
+    add_number(x->response, "RateLimit-Remaining", x->rate.remaining);
+    add_number(x->response, "RateLimit-Reset", x->rate.reset);
+}
+
+/* Answers of the API are data for programs: no browser should frame, sniff, keep or leak them. What a
+ * previewed application answers is its own affair. */
+static void add_security_headers(const struct exchange *x) {
+    const struct route *route = x->request.route;
+    add_header(x->response, "X-Content-Type-Options", "nosniff");
+    if (route && strcmp(route->method, "*") == 0 && x->request.sandbox) return;
+    add_header(x->response, "Referrer-Policy", "no-referrer");
+    if (!MHD_get_response_header(x->response, "Content-Security-Policy"))
+        add_header(x->response, "Content-Security-Policy", "default-src 'none'; frame-ancestors 'none'");
+    if (!MHD_get_response_header(x->response, "Cache-Control") &&
+        !MHD_get_response_header(x->response, "ETag"))
+        add_header(x->response, "Cache-Control", "no-store");
+}
+
 enum MHD_Result reply_queue(struct exchange *x) {
     struct request *r = &x->request;
     add_header(x->response, "X-Request-ID", r->request_id);
-    add_header(x->response, "X-Content-Type-Options", "nosniff");
+    add_security_headers(x);
+    add_rate_headers(x);
     cors_add_headers(r, x->response);
     if (!x->on_socket && (x->close_after || atomic_load(&r->router->draining)))
         add_header(x->response, "Connection", "close");
@@ -130,7 +158,9 @@ void reply_error(struct request *r, const struct error *err) {
         snprintf(seconds, sizeof seconds, "%d", err->retry_after);
         reply_header(r, "Retry-After", seconds);
     }
-    if (err->status == 401) reply_header(r, "WWW-Authenticate", "Bearer");
+    if (err->status == 401)
+        reply_header(r, "WWW-Authenticate",
+                     strcmp(err->code, "invalid_token") == 0 ? "Bearer error=\"invalid_token\"" : "Bearer");
     reply_json(r, err->status, error_body(err));
 }
 

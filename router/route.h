@@ -81,6 +81,8 @@ struct route {
      * GET has one, and those GETs that begin something (a terminal). NULL: not recorded, unless
      * somebody is refused at an administrator's route. http-api.md 6.3, W-48 */
     const char *audit;
+    /* Starts something that costs much: counts against --ratelimit-expensive-rate too. */
+    bool expensive;
 };
 
 extern const struct route routes[];

@@ -11,6 +11,7 @@ struct metrics;
 struct governance;
 struct key_cache;
 struct quota;
+struct bearer;
 struct rate_limiter;
 
 struct router {
@@ -20,6 +21,7 @@ struct router {
     struct key_cache *keys;
     struct governance *governance; /* policies in force */
     struct quota *quota;
+    struct bearer *bearer;             /* tokens of issuers and service accounts */
     struct rate_limiter *rate_limiter; /* NULL = off */
     _Atomic int64_t exec_output_bytes; /* held by all execs under way: exec.c bounds it */
     _Atomic bool draining;             /* SIGTERM seen: new requests are refused */

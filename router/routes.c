@@ -44,13 +44,13 @@ const struct route routes[] = {
      "new\"},"
      " \"request\": \"SandboxCreate\", \"responses\": {\"201\": \"SandboxCreated\", \"400\": \"Error\","
      " \"403\": \"PolicyViolation\", \"409\": \"Error\"}}",
-     "create"},
+     "create", true},
     {"POST", "/api/v1/sandboxes/bulk", "createSandboxes", "Create many sandboxes, at most 100", AUTH_USER,
      GROUP_NONE, ROUTE_UNARY, PHASE_ANY, BODY_JSON, MIB(8), bulk_create, NULL,
      "{\"headers\": {\"Idempotency-Key\": \"string: a retry with the same key and body creates only what is"
      " missing\"}, \"request\": \"BulkCreate\", \"responses\": {\"200\": \"BulkCreated\", \"400\": \"Error\","
      " \"409\": \"PolicyViolation\"}}",
-     "bulk.create"},
+     "bulk.create", true},
     {"POST", "/api/v1/sandboxes/bulk-action", "actOnSandboxes", "Stop, resume or delete many sandboxes",
      AUTH_USER, GROUP_NONE, ROUTE_UNARY, PHASE_ANY, BODY_JSON, MIB(8), bulk_action, NULL,
      "{\"query\": {" NAMESPACE "}, \"request\": \"BulkAction\", \"responses\": {\"200\": \"BulkActed\","
@@ -87,7 +87,7 @@ const struct route routes[] = {
      " to the first run\"}, \"request\": \"Exec\", \"responses\": {\"200\": \"ExecResult\", \"202\": "
      "\"ExecStatus\","
      " \"400\": \"Error\", \"404\": \"Error\", \"409\": \"Error\", \"429\": \"Error\", \"502\": \"Error\"}}",
-     "exec"},
+     "exec", true},
     {"GET", SANDBOX "/exec/{execId}", "getExec", "Outcome of a detached or repeated command",
      AUTH_SANDBOX_USE, GROUP_RUN_COMMAND, ROUTE_STREAM, PHASE_RUNNING, BODY_NONE, 0, exec_get, NULL,
      "{\"query\": {" NAMESPACE ", \"wait\": \"integer: wait so many seconds for its end, 0 to 60\"},"
@@ -144,7 +144,7 @@ const struct route routes[] = {
      " \"format\": \"string: zip, tar or tar.gz; default by Content-Type\"}, \"request\": \"binary\","
      " \"responses\": {\"200\": \"Unpacked\", \"400\": \"Error\", \"409\": \"Error\", \"413\": \"Error\", "
      "\"507\": \"Error\"}}",
-     "archive.write"},
+     "archive.write", true},
 
     /* ---- ports ---- */
     {"GET", SANDBOX "/ports", "listPorts", "List port forwards", AUTH_SANDBOX_USE, GROUP_PORTS, ROUTE_INLINE,

@@ -13,18 +13,6 @@ void sandbox_filter_free(struct sandbox_filter *f) {
 
 /* ---- the cursor: base64url of "namespace/name" ---- */
 
-static bool base64url_decode(struct slice in, struct buffer *out) {
-    cleanup_buffer struct buffer padded = {0};
-    for (size_t i = 0; i < in.len; i++) {
-        char c = in.ptr[i];
-        if (c == '+' || c == '/' || c == '=') return false;
-        buffer_append_char(&padded, c == '-' ? '+' : c == '_' ? '/' : c);
-    }
-    while (padded.len % 4 != 0)
-        buffer_append_char(&padded, '=');
-    return base64_decode(buffer_slice(&padded), out);
-}
-
 static bool name_valid(struct slice s) {
     if (s.len == 0 || s.len > 253) return false;
     for (size_t i = 0; i < s.len; i++) {

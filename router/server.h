@@ -3,6 +3,7 @@
 #pragma once
 
 #include "router/framing.h"
+#include "router/ratelimit.h"
 #include "router/request.h"
 #include "router/router.h"
 
@@ -14,6 +15,8 @@
 
 struct loop;
 struct server;
+struct verification;
+struct auth_question;
 
 /* One client connection. */
 struct connection {
@@ -31,6 +34,7 @@ struct connection {
 
 enum exchange_stage {
     STAGE_HEAD,    /* head not looked at yet */
+    STAGE_AUTH,    /* others are asked who the caller is; the body waits */
     STAGE_BODY,    /* body arriving */
     STAGE_DISCARD, /* answered already; the body is read and dropped first */
     STAGE_WORKER,  /* a worker thread has the request */
@@ -76,6 +80,8 @@ struct exchange {
     char **query_values;     /* decoded, owned */
     size_t query_count;
     uv_work_t work;
+    struct rate_state rate;            /* for the RateLimit-* headers; limit 0 = none */
+    struct verification *verification; /* under way in STAGE_AUTH: router/verification.c */
     struct exchange *prev, *next;
 };
 
@@ -96,6 +102,8 @@ struct loop {
     struct connection *connections;
     struct exchange *exchanges;
     struct upstream_pool *upstreams;
+    struct verification *verifications_waiting, *verifications_last; /* router/verification.c */
+    int verifications_count, verifications_running;
     bool draining, stopped;
     int64_t drain_deadline;
     bool run_again; /* a resumed connection waits for the daemon to be run */

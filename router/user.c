@@ -70,7 +70,7 @@ static json_t *mint(struct request *r, struct error *err) {
     if (!below_cap(r, err)) return NULL;
     struct key_request q = {
         .user_id = r->identity.sub,
-        .email = r->identity.email,
+        .email = r->identity.email_unverified ? "" : r->identity.email, /* a key vouches for it (W-25) */
         .name = body.name,
         .action_groups = body.groups,
         .expires_in_ns = body.expires_in_ns,

@@ -97,7 +97,7 @@ class Router:
     def start(self):
         self.port = free_port()
         command = [*WRAP, str(BINARY), "--backend=local", f"--state-dir={self.state_dir}",
-                   f"--listen-addr={self.listen_host}:{self.port}"]
+                   f"--listen-addr={self.listen_host}:{self.port}", "--ratelimit-auth-failures-rate=0"]
         if os.environ.get("AGENTTIER_RUNTIME"):
             command.append("--runtime=" + os.environ["AGENTTIER_RUNTIME"])
         if self.dev_auth:

@@ -45,10 +45,20 @@ static bool open_parts(struct local_backend *l, const struct local_options *opti
     if (!set_cap(l->backend.default_max_cpu, options->max_cpu, "--max-cpu", machine_cores(), err) ||
         !set_cap(l->backend.default_max_memory, options->max_memory, "--max-memory", machine_memory_bytes(),
                  err) ||
-        !state_dir_open(&l->state, options->state_dir, err) || !selfcheck_bubblewrap(err))
+        !state_dir_open(&l->state, options->state_dir, err))
         return false;
-    l->backend.store = local_store_open(l->state.path, err);
-    if (!l->backend.store || !local_store_seed(l->backend.store, err)) return false;
+    /* Beside each other: the trial of bubblewrap takes as long as everything else at start. */
+    struct selfcheck check;
+    cleanup_error struct error store_err = {0};
+    selfcheck_begin(&check);
+    l->backend.store = local_store_open(l->state.path, &store_err);
+    bool ready = l->backend.store && local_store_seed(l->backend.store, &store_err);
+    if (!selfcheck_end(&check, err)) return false;
+    if (!ready) {
+        *err = store_err;
+        store_err = (struct error){0};
+        return false;
+    }
     const struct engine_options engine = {
         .state = &l->state, .store = l->backend.store, .runtime_path = options->runtime_path};
     l->engine = engine_start(&engine, err);

@@ -55,26 +55,32 @@ static _Noreturn void run_trial(const char *bwrap, int output) {
     _exit(126);
 }
 
-/* What it said, and whether it succeeded. */
-static bool trial(const char *bwrap, char *said, size_t size) {
+void selfcheck_begin(struct selfcheck *check) {
     int fds[2];
-    said[0] = '\0';
-    if (pipe2(fds, O_CLOEXEC) != 0) return false;
-    pid_t pid = fork();
-    if (pid == 0) run_trial(bwrap, fds[1]);
+    const char *bwrap = find_bwrap();
+    *check = (struct selfcheck){.pid = -1, .output = -1, .installed = bwrap != NULL};
+    if (!bwrap || pipe2(fds, O_CLOEXEC) != 0) return;
+    check->pid = fork();
+    if (check->pid == 0) run_trial(bwrap, fds[1]);
     close(fds[1]);
+    check->output = fds[0];
+}
+
+/* What the trial said, and whether it succeeded. */
+static bool trial_ended_well(struct selfcheck *check, char *said, size_t size) {
+    pid_t pid = check->pid;
     size_t have = 0;
     int64_t deadline = monotonic_ms() + TIMEOUT_MS;
-    struct pollfd p = {.fd = fds[0], .events = POLLIN};
+    struct pollfd p = {.fd = check->output, .events = POLLIN};
     while (pid > 0 && have < size - 1) {
         int64_t left = deadline - monotonic_ms();
         if (left <= 0 || poll(&p, 1, (int)left) <= 0) break;
-        ssize_t n = read(fds[0], said + have, size - 1 - have);
+        ssize_t n = read(check->output, said + have, size - 1 - have);
         if (n <= 0) break;
         have += (size_t)n;
     }
     said[have] = '\0';
-    close(fds[0]);
+    if (check->output >= 0) close(check->output);
     if (pid < 0) return false;
     if (monotonic_ms() >= deadline) kill(pid, SIGKILL);
     int status = -1;
@@ -91,14 +97,13 @@ static bool setting_is(const char *path, char value) {
     return fd >= 0 && read(fd, text, sizeof text - 1) > 0 && text[0] == value;
 }
 
-bool selfcheck_bubblewrap(struct error *err) {
+bool selfcheck_end(struct selfcheck *check, struct error *err) {
     char said[256];
-    const char *bwrap = find_bwrap();
-    if (!bwrap) {
+    if (!check->installed) {
         error_set(err, 500, ERR_INTERNAL, "bubblewrap is not installed: apt-get install bubblewrap");
         return false;
     }
-    if (trial(bwrap, said, sizeof said)) return true;
+    if (trial_ended_well(check, said, sizeof said)) return true;
     if (setting_is("/proc/sys/kernel/unprivileged_userns_clone", '0'))
         error_set(err, 500, ERR_INTERNAL,
                   "this kernel does not let ordinary users make user namespaces: "

@@ -14,6 +14,7 @@
 #include "router/metrics.h"
 #include "router/ratelimit.h"
 #include "router/target.h"
+#include "router/tcp_bytes.h"
 #include "router/verification.h"
 
 #include <ctype.h>
@@ -51,7 +52,6 @@ void exchange_wake(struct exchange *x) {
     x->suspended = false;
     MHD_resume_connection(x->connection);
     x->loop->run_again = true;
-    uv_async_send(&x->loop->wake);
 }
 
 static void suspend(struct exchange *x) {
@@ -88,6 +88,12 @@ bool exchange_too_slow(struct exchange *x, int64_t now) {
         return false;
     }
     if (now - x->progress_at < MIN_RATE_WINDOW_MS) return false;
+    if (waits_for_reader) { /* what the client has; what we gave away may lie in the kernel, or come from a
+                               file */
+        uint64_t delivered = tcp_bytes_delivered(x->client->fd);
+        x->progress_bytes = delivered - x->delivered;
+        x->delivered = delivered;
+    }
     bool slow = x->progress_bytes < MIN_RATE_BYTES;
     x->progress_at = now;
     x->progress_bytes = 0;
@@ -105,7 +111,7 @@ static void set_request_id(struct exchange *x) {
     if (good) {
         memcpy(x->request.request_id, given, n + 1);
     } else {
-        random_hex(x->request.request_id, 8);
+        loop_request_id(x->loop, x->request.request_id);
     }
 }
 

@@ -589,7 +589,8 @@ void preview_proxy(struct request *r) {
      * goes only over one that was used a moment ago. */
     if (!upgrade.protocol[0])
         p->upstream = upstream_reuse(r->upstreams, r->sandbox->uid, port,
-                                     repeatable(r) ? UPSTREAM_IDLE_MS : UPSTREAM_FRESH_MS);
+                                     repeatable(r) ? UPSTREAM_IDLE_MS : UPSTREAM_FRESH_MS,
+                                     !repeatable(r) || !p->body_done);
     if (p->upstream)
         forward(p);
     else

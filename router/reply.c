@@ -254,7 +254,6 @@ void reply_upgrade_close(struct exchange *x) {
     x->upgrade_closed = true;
     MHD_upgrade_action(handle, MHD_UPGRADE_ACTION_CLOSE);
     x->loop->run_again = true;
-    uv_async_send(&x->loop->wake);
 }
 
 void request_upgrade_end(struct request *r) {

@@ -38,6 +38,25 @@ static enum extent read_variable(const char *t, const char **close, struct slice
     return extent;
 }
 
+/* Whether the path has the pattern's shape: most rows are told apart by this, without decoding anything. */
+static bool has_shape(const char *pattern, struct slice path) {
+    const char *p = path.ptr, *end = path.ptr + path.len;
+    for (const char *t = pattern; *t;) {
+        if (*t != '{') {
+            if (p == end || *p != *t) return false;
+            p++, t++;
+            continue;
+        }
+        const char *close;
+        struct slice name;
+        if (read_variable(t, &close, &name) == THE_REST) return true;
+        const char *stop = memchr(p, '/', (size_t)(end - p));
+        p = stop ? stop : end;
+        t = close + 1;
+    }
+    return p == end;
+}
+
 /* Binds a variable to raw bytes; false when they do not decode, are empty, or hold a slash that they must
  * not. */
 static bool bind(struct route_params *params, struct slice name, struct slice raw, enum extent extent) {
@@ -80,6 +99,7 @@ const struct route *route_match(const char *method, struct slice path, struct ro
     bool head = strcmp(method, "HEAD") == 0;
     for (size_t i = 0; i < route_count; i++) {
         const struct route *r = &routes[i];
+        if (!has_shape(r->pattern, path)) continue;
         if (!match_pattern(r->pattern, path, params)) {
             route_params_free(params);
             continue;

@@ -3,6 +3,7 @@
 #include "router/server.h"
 
 #include "common/log.h"
+#include "common/secret.h"
 #include "common/units.h"
 #include "router/forwarded.h"
 #include "router/metrics.h"
@@ -182,6 +183,31 @@ static void run_daemons(struct loop *loop) {
     }
 }
 
+/* A handler answered, so a connection was resumed: it goes on in the same turn of the loop. */
+static void on_before_wait(uv_prepare_t *prepare) {
+    struct loop *loop = prepare->data;
+    if (loop->run_again) run_daemons(loop);
+}
+
+static void on_after_wait(uv_check_t *check) {
+    struct loop *loop = check->data;
+    if (loop->run_again) run_daemons(loop);
+}
+
+void loop_request_id(struct loop *loop, char out[17]) {
+    static const char digits[] = "0123456789abcdef";
+    if (loop->random_left < 8) {
+        random_bytes(loop->random, sizeof loop->random);
+        loop->random_left = sizeof loop->random;
+    }
+    for (int i = 0; i < 8; i++) {
+        unsigned char byte = loop->random[--loop->random_left];
+        out[2 * i] = digits[byte >> 4];
+        out[2 * i + 1] = digits[byte & 15];
+    }
+    out[16] = '\0';
+}
+
 static void on_daemon_ready(uv_poll_t *poll, int status, int events) {
     (void)status, (void)events;
     run_daemons(poll->data);
@@ -290,7 +316,9 @@ static bool start_listener(struct loop *loop, int address, struct error *err) {
         MHD_OPTION_CONNECTION_TIMEOUT, (unsigned)CONNECTION_IDLE_SECONDS, MHD_OPTION_URI_LOG_CALLBACK,
         on_target, l, MHD_OPTION_NOTIFY_COMPLETED, on_completed, l, MHD_OPTION_NOTIFY_CONNECTION,
         on_connection, l, MHD_OPTION_UNESCAPE_CALLBACK, keep_escapes, NULL, MHD_OPTION_STRICT_FOR_CLIENT,
-        LIBRARY_STRICTNESS, MHD_OPTION_EXTERNAL_LOGGER, on_library_log, NULL, MHD_OPTION_END);
+        LIBRARY_STRICTNESS, MHD_OPTION_EXTERNAL_LOGGER, on_library_log, NULL,
+        /* main() ignores it; otherwise the library would not use sendfile() */
+        MHD_OPTION_SIGPIPE_HANDLED_BY_APP, 1, MHD_OPTION_END);
     if (!l->daemon) {
         close(fd);
         error_set(err, 500, ERR_INTERNAL, "the HTTP library could not be started");
@@ -311,6 +339,11 @@ static bool start_loop(struct loop *loop, struct server *server, int index, stru
     uv_async_init(&loop->uv, &loop->wake, on_wake);
     uv_timer_init(&loop->uv, &loop->timer);
     uv_timer_init(&loop->uv, &loop->sweep);
+    uv_prepare_init(&loop->uv, &loop->before_wait);
+    uv_check_init(&loop->uv, &loop->after_wait);
+    loop->before_wait.data = loop->after_wait.data = loop;
+    uv_prepare_start(&loop->before_wait, on_before_wait);
+    uv_check_start(&loop->after_wait, on_after_wait);
     loop->wake.data = loop->timer.data = loop->sweep.data = loop;
     uv_timer_start(&loop->timer, on_timer, 0, 0);
     uv_timer_start(&loop->sweep, on_sweep, SWEEP_MS, SWEEP_MS);
@@ -343,6 +376,8 @@ static void stop_loop(struct loop *loop) {
     }
     upstream_pool_free(loop->upstreams);
     uv_close((uv_handle_t *)&loop->wake, NULL);
+    uv_close((uv_handle_t *)&loop->before_wait, NULL);
+    uv_close((uv_handle_t *)&loop->after_wait, NULL);
     uv_close((uv_handle_t *)&loop->timer, NULL);
     uv_close((uv_handle_t *)&loop->sweep, NULL);
     /* Handles of streams close by themselves; what is left after that is closed here. */

@@ -77,6 +77,7 @@ struct exchange {
     uint64_t started_ns;
     int64_t progress_at;     /* ms; start of the current minimum-rate window */
     uint64_t progress_bytes; /* moved since then */
+    uint64_t delivered;      /* of the connection's bytes, at the end of the last window */
     char **query_values;     /* decoded, owned */
     size_t query_count;
     uv_work_t work;
@@ -106,7 +107,11 @@ struct loop {
     int verifications_count, verifications_running;
     bool draining, stopped;
     int64_t drain_deadline;
-    bool run_again; /* a resumed connection waits for the daemon to be run */
+    bool run_again;           /* a resumed connection waits for the daemon to be run */
+    uv_prepare_t before_wait; /* both look at run_again */
+    uv_check_t after_wait;
+    unsigned char random[512]; /* for request ids */
+    size_t random_left;
 };
 
 /* exchange.c */
@@ -128,6 +133,8 @@ enum MHD_Result reply_queue(struct exchange *x);
 void reply_upgrade_close(struct exchange *x);
 
 /* server.c */
+/* 16 hexadecimal digits that no other request has. */
+void loop_request_id(struct loop *loop, char out[17]);
 struct connection *connection_of(struct MHD_Connection *connection);
 void connection_watch_hangup(struct connection *c);
 void connection_unwatch_hangup(struct connection *c);

@@ -41,8 +41,10 @@ struct buffer *upstream_pool_scratch(struct upstream_pool *pool);
 size_t upstream_pool_idle(const struct upstream_pool *pool); /* connections, for tests and metrics */
 
 /* An idle connection to `port` of the sandbox with that UID, not idle for longer than `max_idle_ms`,
- * or NULL: dial and adopt. A connection that the application closed meanwhile is never given. */
-struct upstream *upstream_reuse(struct upstream_pool *pool, const char *uid, int port, uint64_t max_idle_ms);
+ * or NULL: dial and adopt. With `certain` a connection that the application closed meanwhile is never given;
+ * without, the kernel is not asked about one that was used a moment ago: for what may be sent again. */
+struct upstream *upstream_reuse(struct upstream_pool *pool, const char *uid, int port, uint64_t max_idle_ms,
+                                bool certain);
 /* Takes the fd, a connected non-blocking stream socket (closed on failure too: NULL with err). */
 struct upstream *upstream_adopt(struct upstream_pool *pool, const char *uid, int port, int fd,
                                 struct error *err);

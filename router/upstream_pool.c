@@ -129,7 +129,14 @@ void upstream_pool_put(struct upstream *u) {
         uv_timer_start(&pool->sweep, on_sweep, SWEEP_MS, SWEEP_MS);
 }
 
-struct upstream *upstream_reuse(struct upstream_pool *pool, const char *uid, int port, uint64_t max_idle_ms) {
+/* The loop may not have seen yet that the application closed it: the kernel has. */
+static bool still_open(const struct upstream *u) {
+    char byte;
+    return recv(u->fd, &byte, 1, MSG_PEEK | MSG_DONTWAIT) < 0 && (errno == EAGAIN || errno == EWOULDBLOCK);
+}
+
+struct upstream *upstream_reuse(struct upstream_pool *pool, const char *uid, int port, uint64_t max_idle_ms,
+                                bool certain) {
     struct upstream *next;
     for (struct upstream *u = pool->buckets[bucket_of(uid, port)]; u; u = next) {
         next = u->bucket_next;
@@ -137,11 +144,8 @@ struct upstream *upstream_reuse(struct upstream_pool *pool, const char *uid, int
         uint64_t age = uv_now(pool->loop) - u->idle_since;
         if (age > max_idle_ms && age <= UPSTREAM_IDLE_MS) return NULL; /* the rest is older */
         upstream_pool_unlink(u);
-        /* The loop may not have seen yet that the application closed it: ask the kernel. That costs one
-         * call and spares most of the requests that would otherwise fail without being to blame. */
-        char byte;
-        if (age <= UPSTREAM_IDLE_MS && recv(u->fd, &byte, 1, MSG_PEEK | MSG_DONTWAIT) < 0 &&
-            (errno == EAGAIN || errno == EWOULDBLOCK)) {
+        bool trusted = !certain && age < UPSTREAM_FRESH_MS;
+        if (age <= UPSTREAM_IDLE_MS && (trusted || still_open(u))) {
             u->reused = true;
             u->state = UPSTREAM_TAKEN;
             return u;

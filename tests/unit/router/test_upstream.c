@@ -448,12 +448,12 @@ static int idle_connection(const char *uid, int port) {
 START_TEST(idle_connections_belong_to_their_target) {
     int peer = idle_connection("uid-a", 80);
     ck_assert_uint_eq(upstream_pool_idle(pool), 1);
-    ck_assert_ptr_null(upstream_reuse(pool, "uid-b", 80, UPSTREAM_IDLE_MS));
-    ck_assert_ptr_null(upstream_reuse(pool, "uid-a", 81, UPSTREAM_IDLE_MS));
+    ck_assert_ptr_null(upstream_reuse(pool, "uid-b", 80, UPSTREAM_IDLE_MS, true));
+    ck_assert_ptr_null(upstream_reuse(pool, "uid-a", 81, UPSTREAM_IDLE_MS, true));
     struct seen s = {.accept = SIZE_MAX};
-    s.u = upstream_reuse(pool, "uid-a", 80, UPSTREAM_IDLE_MS);
+    s.u = upstream_reuse(pool, "uid-a", 80, UPSTREAM_IDLE_MS, true);
     ck_assert_ptr_nonnull(s.u);
-    ck_assert_ptr_null(upstream_reuse(pool, "uid-a", 80, UPSTREAM_IDLE_MS));
+    ck_assert_ptr_null(upstream_reuse(pool, "uid-a", 80, UPSTREAM_IDLE_MS, true));
     send_get(&s);
     expect_at_peer(peer, get_head);
     say(peer, ok_answer, sizeof ok_answer - 1);
@@ -469,11 +469,11 @@ START_TEST(closed_or_talking_connections_are_dropped) {
     close(idle_connection("uid", 80));
     ck_assert_uint_eq(upstream_pool_idle(pool), 1);
     /* before the loop has seen it */
-    ck_assert_ptr_null(upstream_reuse(pool, "uid", 80, UPSTREAM_IDLE_MS));
+    ck_assert_ptr_null(upstream_reuse(pool, "uid", 80, UPSTREAM_IDLE_MS, true));
     ck_assert_uint_eq(upstream_pool_idle(pool), 0);
     int peer = idle_connection("uid", 80);
     say(peer, "HTTP/1.1 200 OK\r\n\r\n", 19); /* an answer to no question */
-    ck_assert_ptr_null(upstream_reuse(pool, "uid", 80, UPSTREAM_IDLE_MS));
+    ck_assert_ptr_null(upstream_reuse(pool, "uid", 80, UPSTREAM_IDLE_MS, true));
     close(peer);
     peer = idle_connection("uid", 80);
     close(peer);
@@ -482,7 +482,7 @@ START_TEST(closed_or_talking_connections_are_dropped) {
     peer = idle_connection("uid", 80);
     usleep(30000);
     uv_update_time(&loop);
-    ck_assert_ptr_null(upstream_reuse(pool, "uid", 80, 10)); /* idle for too long for this request */
+    ck_assert_ptr_null(upstream_reuse(pool, "uid", 80, 10, true)); /* idle for too long for this request */
     ck_assert_uint_eq(upstream_pool_idle(pool), 1);
     close(peer);
 }
@@ -491,7 +491,7 @@ END_TEST
 START_TEST(a_reused_connection_that_dies_was_unused) {
     int peer = idle_connection("uid", 80);
     struct seen s = {.accept = SIZE_MAX};
-    s.u = upstream_reuse(pool, "uid", 80, UPSTREAM_IDLE_MS);
+    s.u = upstream_reuse(pool, "uid", 80, UPSTREAM_IDLE_MS, true);
     send_get(&s);
     close(peer);
     pump();
@@ -500,7 +500,7 @@ START_TEST(a_reused_connection_that_dies_was_unused) {
     ck_assert_str_eq(s.code, "upstream_reset");
     finish(&s);
     peer = idle_connection("uid", 80);
-    s.u = upstream_reuse(pool, "uid", 80, UPSTREAM_IDLE_MS);
+    s.u = upstream_reuse(pool, "uid", 80, UPSTREAM_IDLE_MS, true);
     send_get(&s);
     say(peer, "H", 1);
     close(peer);
@@ -522,7 +522,7 @@ START_TEST(the_pool_is_bounded) {
     for (int i = 0; i < UPSTREAM_MAX_IDLE; i++)
         peers[n++] = idle_connection("other", 1000 + i);
     ck_assert_uint_eq(upstream_pool_idle(pool), UPSTREAM_MAX_IDLE);
-    ck_assert_ptr_null(upstream_reuse(pool, "uid", 80, UPSTREAM_IDLE_MS)); /* the oldest went */
+    ck_assert_ptr_null(upstream_reuse(pool, "uid", 80, UPSTREAM_IDLE_MS, true)); /* the oldest went */
     char long_uid[100];
     memset(long_uid, 'u', sizeof long_uid);
     long_uid[99] = '\0';

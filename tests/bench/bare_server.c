@@ -5,8 +5,9 @@
 #include <stdlib.h>
 #include <unistd.h>
 
-static enum MHD_Result answer(void *ctx, struct MHD_Connection *connection, const char *url, const char *method,
-                              const char *version, const char *data, size_t *size, void **state) {
+static enum MHD_Result answer(void *ctx, struct MHD_Connection *connection, const char *url,
+                              const char *method, const char *version, const char *data, size_t *size,
+                              void **state) {
     static int seen;
     (void)url, (void)method, (void)version, (void)data;
     if (!*state) {
@@ -30,10 +31,11 @@ int main(int argc, char **argv) {
     MHD_add_response_header(response, "Content-Type", "application/json");
     int threads = atoi(argv[2]);
     struct MHD_Daemon *daemon =
-        threads > 1 ? MHD_start_daemon(MHD_USE_EPOLL_INTERNAL_THREAD, (uint16_t)atoi(argv[1]), NULL, NULL, answer,
-                                       response, MHD_OPTION_THREAD_POOL_SIZE, (unsigned)threads, MHD_OPTION_END)
-                    : MHD_start_daemon(MHD_USE_EPOLL_INTERNAL_THREAD, (uint16_t)atoi(argv[1]), NULL, NULL, answer,
-                                       response, MHD_OPTION_END);
+        threads > 1
+            ? MHD_start_daemon(MHD_USE_EPOLL_INTERNAL_THREAD, (uint16_t)atoi(argv[1]), NULL, NULL, answer,
+                               response, MHD_OPTION_THREAD_POOL_SIZE, (unsigned)threads, MHD_OPTION_END)
+            : MHD_start_daemon(MHD_USE_EPOLL_INTERNAL_THREAD, (uint16_t)atoi(argv[1]), NULL, NULL, answer,
+                               response, MHD_OPTION_END);
     if (!daemon) {
         perror("bare_server");
         return 1;

@@ -5,8 +5,7 @@ import json
 import pytest
 import yaml
 
-import testbed
-from testbed import CHART, apply, helm, kubectl, run
+from testbed import CHART, apply, helm, kubectl, new_namespace, run
 
 NS = "chart"
 
@@ -45,7 +44,7 @@ VALUES = {
 def namespace():
     for file in sorted((CHART / "crds").glob("*.yaml")):
         kubectl("apply", "--server-side", "--force-conflicts", "-f", file)
-    kubectl("create", "namespace", NS)
+    new_namespace(NS)
     yield
     kubectl("delete", "namespace", NS, "--wait=false")
 
@@ -79,7 +78,9 @@ def test_helm_lint(name, tmp_path):
 def test_the_api_server_takes_every_manifest(name):
     text = run("helm", "template", "agenttier", CHART, "-n", NS, "-f", "-", data=json.dumps(VALUES[name])).stdout
     done = apply(text, "--dry-run=server", "--validate=strict")
-    assert "Warning" not in done.stderr, done.stderr
+    # Objects that helm has installed already lack kubectl's own mark.
+    warnings = [line for line in done.stderr.splitlines() if "Warning" in line and "last-applied-configuration" not in line]
+    assert not warnings, warnings
 
 
 @pytest.mark.parametrize("name", VALUES)
@@ -246,6 +247,6 @@ def test_prometheus_finds_both():
     ("everything", ["https://agenttier.example.com", "*.preview.example.com"]),
 ])
 def test_notes_say_what_to_do_next(name, words):
-    text = helm("install", "agenttier", CHART, "-n", NS, "--dry-run=client", "-f", "-", data=json.dumps(VALUES[name]))
+    text = helm("install", "agenttier", CHART, "-n", NS, "--dry-run=client", "--take-ownership", "-f", "-", data=json.dumps(VALUES[name]))
     notes = text.partition("NOTES:")[2]
     assert all(word in notes for word in words), notes

@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 import testbed
-from testbed import apply, get, kubectl, run
+from testbed import apply, get, kubectl, new_namespace, run
 from harness import wait_for
 
 CRDS = testbed.CHART / "crds"
@@ -24,7 +24,7 @@ def namespace():
         kubectl("apply", "--server-side", "--force-conflicts", "--validate=strict", "-f", file)
     for file in sorted(CRDS.glob("*.yaml")):
         kubectl("wait", "--for=condition=Established", "-f", file, "--timeout=30s")
-    kubectl("create", "namespace", NS)
+    new_namespace(NS)
     yield
     kubectl("delete", "namespace", NS, "--wait=false")
 

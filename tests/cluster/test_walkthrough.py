@@ -7,7 +7,7 @@ import pytest
 
 import testbed
 from harness import wait_for
-from testbed import SANDBOX_IMAGE, apply, events, get, in_pod, kubectl, run
+from testbed import SANDBOX_IMAGE, apply, events, get, in_pod, kubectl, new_namespace, run
 
 NS = "walk"
 TEMPLATE = "walk-template"
@@ -16,8 +16,7 @@ ACTION = "agenttier.io/action"
 
 @pytest.fixture(scope="module", autouse=True)
 def namespace(secured):
-    kubectl("delete", "namespace", NS, "--ignore-not-found", "--timeout=60s")
-    kubectl("create", "namespace", NS)
+    new_namespace(NS)
     apply({"apiVersion": "agenttier.io/v1alpha1", "kind": "ClusterSandboxTemplate", "metadata": {"name": TEMPLATE},
            "spec": {"image": {"repository": SANDBOX_IMAGE}, "storage": {"size": "1Gi"}, "network": {"allowInternet": True},
                     "resources": {"requests": {"cpu": "10m", "memory": "32Mi"}}, "harness": {"useHTTPExec": True}}})

@@ -74,6 +74,12 @@ def apply(manifest, *options, check=True):
     return run("kubectl", "apply", "-f", "-", *options, check=check, data=manifest if isinstance(manifest, str) else json.dumps(manifest))
 
 
+def new_namespace(name):
+    """An empty one, also when an earlier run has left it."""
+    kubectl("delete", "namespace", name, "--ignore-not-found", "--timeout=60s")
+    kubectl("create", "namespace", name)
+
+
 def in_pod(name, *command, namespace="default", container=None, check=True, timeout=60):
     where = ["-c", container] if container else []
     return run("kubectl", "exec", "-n", namespace, name, *where, "--", *command, check=check, timeout=timeout)

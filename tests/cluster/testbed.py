@@ -162,7 +162,7 @@ class Release:
 
     def create_key(self, sub, *flags):
         """A key as an administrator makes it: in a pod of the Router."""
-        out = kubectl("exec", "-n", NAMESPACE, f"deploy/{ROUTER}", "--", "agenttier-router", "create-key", "--backend=kubernetes",
+        out = kubectl("exec", "-n", NAMESPACE, f"deployment/{ROUTER}", "--", "agenttier-router", "create-key", "--backend=kubernetes",
                       "--sub", sub, "--email", f"{sub}@example.org", *flags)
         return re.search(r"atk_[A-Za-z0-9_-]{43}", out)[0]
 

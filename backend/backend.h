@@ -35,6 +35,8 @@ struct backend {
      * (lessons I34). False: 503 unavailable, nothing is known. */
     bool (*review_token)(struct backend *, const char *token, const char *const *audiences,
                          struct token_review *out, struct error *);
+    /* Appends counters of the backend's own in the Prometheus text format; NULL: there are none. */
+    void (*metrics)(struct backend *, struct buffer *out);
     /* Stops threads and frees everything; sandboxes go on running. */
     void (*close)(struct backend *);
 };

@@ -75,6 +75,10 @@ void object_list_free(struct object_list *l) {
     *l = (struct object_list){0};
 }
 
+int64_t store_age_ms(struct store *store) {
+    return store->ops->age_ms ? store->ops->age_ms(store) : 0;
+}
+
 #define UPDATE_ATTEMPTS 8
 
 bool store_update(struct store *store, enum kind kind, enum store_part part, const char *namespace,

@@ -133,6 +133,9 @@ struct store {
     const struct store_ops *ops;
 };
 
+/* ops->age_ms, 0 where there is none. */
+int64_t store_age_ms(struct store *);
+
 /* Read-modify-write with retries: `change(ctx, object)` edits a mutable copy and returns
  * false to give up (err filled in). Conflicts are retried up to 8 times. */
 bool store_update(struct store *, enum kind, enum store_part, const char *namespace, const char *name,

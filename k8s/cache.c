@@ -101,6 +101,15 @@ struct object_list cache_list(struct cache *c, enum kind kind, const char *names
     return collect(c, kind, namespace_of(kind, namespace), NULL);
 }
 
+size_t cache_count(struct cache *c, enum kind kind) {
+    size_t count = 0;
+    pthread_rwlock_rdlock(&c->memory);
+    for (size_t i = 0; i < c->count; i++)
+        if (c->rows[i].watch.kind == kind) count += c->rows[i].index.by_key[kind].count;
+    pthread_rwlock_unlock(&c->memory);
+    return count;
+}
+
 uint64_t cache_generation(struct cache *c) {
     pthread_mutex_lock(&c->order);
     uint64_t generation = c->generation;

@@ -49,6 +49,7 @@ void cache_free(struct cache *c);
 struct object *cache_get(struct cache *c, enum kind kind, const char *namespace, const char *name);
 struct object_list cache_find(struct cache *c, enum kind kind, const char *name);
 struct object_list cache_list(struct cache *c, enum kind kind, const char *namespace);
+size_t cache_count(struct cache *c, enum kind kind);
 /* Of the last change: what was written after it is known to be newer than what was asked for before it. */
 uint64_t cache_generation(struct cache *c);
 

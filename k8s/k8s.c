@@ -107,6 +107,10 @@ static bool review(struct backend *backend, const char *token, const char *const
     return token_review(((struct k8s_backend *)backend)->client, token, audiences, out, err);
 }
 
+static void metrics(struct backend *backend, struct buffer *out) {
+    k8s_store_metrics(backend->store, out);
+}
+
 static struct backend *opened(const struct k8s_options *options,
                               bool (*open)(struct k8s_backend *, const struct k8s_options *, struct error *),
                               struct error *err) {
@@ -114,6 +118,7 @@ static struct backend *opened(const struct k8s_options *options,
     k->backend.name = "kubernetes";
     k->backend.close = close_backend;
     k->backend.review_token = review;
+    k->backend.metrics = metrics;
     if (open(k, options, err)) return &k->backend;
     close_backend(&k->backend);
     return NULL;

@@ -131,6 +131,19 @@ static void breathe(int attempt) {
     nanosleep(&(struct timespec){0, (1L << attempt) * 1000000L}, NULL);
 }
 
+/* After a conflict the cache is behind: reads what is there, so that whoever tries again finds it. */
+static void catch_up(struct k8s_store *s, const struct place *p) {
+    const struct place main = {p->kind, p->namespace, p->name, NULL};
+    cleanup_object struct object *known = cache_get(&s->cache, p->kind, p->namespace, p->name);
+    uint64_t generation = cache_generation(&s->cache);
+    json_t *live = NULL;
+    cleanup_error struct error err = {0};
+    if (call(s, "GET", &main, NULL, NULL, &live, &err))
+        object_unref(cache_written(&s->cache, p->kind, live, generation));
+    else if (err.status == 404 && known)
+        cache_deleted(&s->cache, p->kind, p->namespace, p->name, known->uid);
+}
+
 /* A copy whose metadata can be changed, with the live object's resourceVersion, and its uid unless given. */
 static json_t *with_live_version(const json_t *body, const json_t *live) {
     json_t *copy = json_copy((json_t *)body);
@@ -246,7 +259,10 @@ static bool patch(struct store *store, enum kind kind, enum store_part part, con
         ok = patch_status_of(s, &at, merge, uid, &answer, err);
     } else {
         cleanup_json json_t *body = patch_body(kind, part, merge, at.subresource ? NULL : uid, version);
-        ok = call(s, "PATCH", &at, MERGE_PATCH, body, &answer, err);
+        cleanup_error struct error failed = {0};
+        ok = call(s, "PATCH", &at, MERGE_PATCH, body, &answer, &failed);
+        if (!ok && is_conflict(&failed)) catch_up(s, &at);
+        if (!ok) error_move(err, &failed);
     }
     return ok && take_answer(s, kind, answer, generation, out, err);
 }
@@ -329,6 +345,34 @@ struct store *k8s_store_open(struct k8s_client *client, const struct k8s_store_o
     cache_free(&s->cache);
     free(s);
     return NULL;
+}
+
+static void counter(struct buffer *out, const char *name, const char *help, uint64_t value) {
+    buffer_printf(out,
+                  "# HELP agenttier_kubernetes_%s %s\n# TYPE agenttier_kubernetes_%s counter\n"
+                  "agenttier_kubernetes_%s %llu\n",
+                  name, help, name, name, (unsigned long long)value);
+}
+
+void k8s_store_metrics(struct store *store, struct buffer *out) {
+    struct k8s_store *s = k8s_of(store);
+    uint64_t calls, failures;
+    k8s_client_counts(s->client, &calls, &failures);
+    struct watch_counts w = watch_counts(s->thread);
+    counter(out, "calls_total", "Calls of the Kubernetes API but lists and watches.", calls);
+    counter(out, "call_failures_total", "Calls without an answer or with a 5xx.", failures);
+    counter(out, "lists_total", "Lists begun to fill the caches.", w.lists);
+    counter(out, "watches_total", "Watches begun.", w.watches);
+    counter(out, "watch_events_total", "Changes that watches brought.", w.events);
+    counter(out, "watch_failures_total", "Lists and watches that failed.", w.failures);
+    buffer_append_str(out, "# HELP agenttier_kubernetes_cached_objects Objects in memory.\n"
+                           "# TYPE agenttier_kubernetes_cached_objects gauge\n");
+    for (int kind = 0; kind < KIND_COUNT; kind++) {
+        size_t count = cache_count(&s->cache, (enum kind)kind);
+        if (count > 0)
+            buffer_printf(out, "agenttier_kubernetes_cached_objects{kind=\"%s\"} %zu\n",
+                          resource_kinds[kind].kind, count);
+    }
 }
 
 void k8s_store_close(struct store *store) {

@@ -30,4 +30,6 @@ struct k8s_store_options {
  * borrowed. */
 struct store *k8s_store_open(struct k8s_client *client, const struct k8s_store_options *options,
                              struct error *err);
+/* Appends counters in the Prometheus text format: objects in memory, lists, watches, events, failures. */
+void k8s_store_metrics(struct store *store, struct buffer *out);
 void k8s_store_close(struct store *store);

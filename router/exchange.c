@@ -10,6 +10,7 @@
 #include "common/units.h"
 #include "router/auth.h"
 #include "router/cors.h"
+#include "router/freshness.h"
 #include "router/handlers.h"
 #include "router/metrics.h"
 #include "router/ratelimit.h"
@@ -141,7 +142,7 @@ static bool find_route(struct exchange *x, struct error *err) {
         x->request.route = NULL;
         return false;
     }
-    return x->request.route ? true : unrouted(x, buffer_cstr(&allow), err);
+    return x->request.route ? freshness_check(&x->request, err) : unrouted(x, buffer_cstr(&allow), err);
 }
 
 /* Of several limits, the one that the client will meet first. */

@@ -2,6 +2,7 @@
 #include "router/handlers.h"
 
 #include "router/bearer.h"
+#include "router/freshness.h"
 #include "router/metrics.h"
 #include "router/openapi.h"
 #include "router/router.h"
@@ -26,13 +27,21 @@ void health_ready(struct request *r) {
     } else if (!r->backend->store->ops->ready(r->backend->store, &err)) {
         reply_plain(r, 503, "not ready: the store cannot be read");
     } else {
-        /* An issuer that is away does not end readiness: keys, and tokens of other issuers, go on working. */
+        /* Neither an apiserver nor an issuer that is away ends readiness: reads and keys go on working, and
+         * all replicas would be taken out at once. */
         cleanup_buffer struct buffer text = {0};
+        int64_t age = store_age_ms(r->backend->store);
         buffer_append_str(&text, "ok");
-        size_t before = text.len;
-        buffer_append_char(&text, '\n');
-        bearer_render_state(r->router->bearer, &text);
-        reply_plain(r, 200, text.len > before + 1 ? buffer_cstr(&text) : "ok");
+        if (age >= FRESHNESS_MARK_MS)
+            buffer_printf(&text, ", reads are %lld s old: the Kubernetes API does not answer",
+                          (long long)age / 1000);
+        cleanup_buffer struct buffer state = {0};
+        bearer_render_state(r->router->bearer, &state);
+        if (state.len > 0) {
+            buffer_append_char(&text, '\n');
+            buffer_append(&text, state.data, state.len);
+        }
+        reply_plain(r, 200, buffer_cstr(&text));
     }
 }
 
@@ -46,6 +55,11 @@ void metrics_get(struct request *r) {
     struct buffer text = {0};
     metrics_render(r->router->metrics, &text);
     bearer_render_metrics(r->router->bearer, &text);
+    buffer_printf(&text,
+                  "# HELP agenttier_store_age_seconds For how long reads may have been behind; 0: current.\n"
+                  "# TYPE agenttier_store_age_seconds gauge\nagenttier_store_age_seconds %.3f\n",
+                  (double)store_age_ms(r->backend->store) / 1000);
+    if (r->backend->metrics) r->backend->metrics(r->backend, &text);
     size_t len;
     char *data = buffer_steal(&text, &len);
     reply_text(r, 200, "text/plain; version=0.0.4; charset=utf-8", data, len);

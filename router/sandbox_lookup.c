@@ -1,6 +1,7 @@
 #include "router/sandbox_lookup.h"
 
 #include "common/json.h"
+#include "router/freshness.h"
 #include "router/sharing.h"
 
 #include <string.h>
@@ -84,5 +85,6 @@ struct object *sandbox_lookup(struct store *store, const struct identity *caller
         }
     }
     not_found(&all, caller, pinned ? namespace : NULL, name, least, err);
+    if (err && strcmp(err->code, "sandbox_not_found") == 0) freshness_doubt(store, "the sandbox", err);
     return NULL;
 }

@@ -1,0 +1,448 @@
+"""Resources through an apiserver that behaves, and one that does not (observed.md O3, O4; lessons I33, S23)."""
+
+import base64
+import json
+import threading
+import time
+
+import pytest
+from cluster_router import CR, ClusterRouter, sandbox, template
+from fake_apiserver import FakeApiserver, body, cut, delay, hang, raw, reset, status
+from harness import error_of, wait_for
+
+LISTS = rf"{CR}/sandboxes\?limit"
+WATCHES = rf"{CR}/sandboxes\?.*watch=true"
+
+
+# ---- resources ----
+
+
+def test_4_2_a_created_sandbox_is_the_resource_of_the_contract_and_is_read_without_a_call(api, router):
+    with router.client() as client:
+        answer = router.create("demo-1", client, timeout="8h", idleTimeout="45m", storage={"size": "20Gi"})
+        assert answer.status_code == 201, answer.text
+        stored = api.get("sandboxes", "demo-1", "default")
+        assert stored["spec"]["templateRef"] == {"name": "t", "kind": "ClusterSandboxTemplate"}
+        assert (stored["spec"]["timeout"], stored["spec"]["idleTimeout"]) == ("8h0m0s", "45m0s")
+        assert stored["spec"]["storage"]["size"] == "20Gi" and stored["spec"]["createdBy"]["sub"] == "dev-user"
+        before = len(api.requests)
+        for _ in range(200):
+            assert client.get("/api/v1/sandboxes/demo-1").status_code == 200
+        assert router.names(client) == ["demo-1"]
+        assert len([r for r in api.requests[before:] if "watch" not in r.target]) == 0, "a read cost a call (O4)"
+
+
+def test_a_write_is_seen_by_the_next_read_although_watches_are_silent(api, router):
+    api.silent = True
+    with router.client() as client:
+        for i in range(20):
+            assert router.create(f"s{i}", client).status_code == 201
+            assert client.get(f"/api/v1/sandboxes/s{i}").status_code == 200
+            answer = client.patch(f"/api/v1/sandboxes/s{i}", json={"idleTimeout": "20m"})
+            assert answer.status_code == 200, answer.text
+            assert client.delete(f"/api/v1/sandboxes/s{i}").status_code == 204
+            assert client.get(f"/api/v1/sandboxes/s{i}").status_code == 404
+        api.silent = False
+        time.sleep(0.5)  # all that was kept back arrives now, and nothing comes back to life
+        assert router.names(client) == []
+        assert router.create("s1", client).status_code == 201, "the name is free again"
+        assert router.names(client) == ["s1"]
+
+
+def test_changes_by_others_arrive_in_order(api, router):
+    api.put("sandboxes", sandbox("other"))
+    router.wait_names("other")
+    for i in range(100):
+        api.set_status("sandboxes", "other", "default", phase="Running" if i % 2 else "Creating", message=str(i))
+    with router.client() as client:
+        wait_for(lambda: client.get("/api/v1/sandboxes/other").json()["message"] == "99", 5, 0.01, "the last message")
+        assert client.get("/api/v1/sandboxes/other").json()["status"] == "Running"
+        api.remove("sandboxes", "other", "default")
+        wait_for(lambda: client.get("/api/v1/sandboxes/other").status_code == 404, 5, 0.01, "the deletion")
+
+
+def test_a_deletion_that_waits_for_a_finalizer_shows_and_then_ends(api, router):
+    api.put("sandboxes", {**sandbox("slow"), "metadata": {"name": "slow", "namespace": "default",
+                                                         "finalizers": ["agenttier.io/sandbox-cleanup"]}})
+    router.wait_names("slow")
+    with router.client() as client:
+        assert client.delete("/api/v1/sandboxes/slow").status_code == 204
+        there = api.get("sandboxes", "slow", "default")
+        assert there["metadata"]["deletionTimestamp"]
+        there["metadata"]["finalizers"] = []
+        api.remove("sandboxes", "slow", "default")
+        wait_for(lambda: client.get("/api/v1/sandboxes/slow").status_code == 404, 5, 0.01, "the end")
+
+
+def test_3_3_keys_are_secrets_and_are_accepted_and_revoked_by_every_replica(api):
+    with ClusterRouter(api, dev_auth=False, keys=("admin",)) as one, ClusterRouter(api, dev_auth=False) as two:
+        secrets = api.all("secrets")
+        assert len(secrets) == 1 and secrets[0]["metadata"]["namespace"] == "agenttier"
+        assert secrets[0]["metadata"]["labels"]["agenttier.io/secret-purpose"] == "api-key"
+        record = json.loads(base64.b64decode(secrets[0]["data"]["record"]))
+        assert record["userId"] == "admin"
+        key = one.keys["admin"]
+        wait_for(lambda: two.client(key).get("/api/v1/user/me").status_code == 200, 5, what="the key at the other")
+        made = one.client(key).post("/api/v1/user/api-keys", json={"name": "ci"})
+        assert made.status_code == 201, made.text
+        other = made.json()["key"]
+        assert one.client(other).get("/api/v1/user/me").status_code == 200, "its own write, at once"
+        wait_for(lambda: two.client(other).get("/api/v1/user/me").status_code == 200, 5, what="the key at the other")
+        api.remove("secrets", secrets[0]["metadata"]["name"], "agenttier")
+        for router in (one, two):
+            wait_for(lambda r=router: r.client(key).get("/api/v1/user/me").status_code == 401, 2, what="revocation")
+
+
+def test_ports_are_services_owned_by_the_sandbox(api, router):
+    with router.client() as client:
+        router.create("p", client)
+        answer = client.post("/api/v1/sandboxes/p/ports", json={"port": 8000})
+        assert answer.status_code == 201, answer.text
+        service = api.get("services", "pf-p-8000", "default")
+        assert service["metadata"]["ownerReferences"][0]["uid"] == api.get("sandboxes", "p", "default")["metadata"]["uid"]
+        assert api.get("sandboxes", "p", "default")["status"]["forwardedPorts"][0]["port"] == 8000
+        assert [p["port"] for p in client.get("/api/v1/sandboxes/p/ports").json()["ports"]] == [8000]
+        assert client.delete("/api/v1/sandboxes/p/ports/8000").status_code == 204
+        assert api.get("services", "pf-p-8000", "default") is None
+        assert client.get("/api/v1/sandboxes/p/ports").json()["ports"] == []
+
+
+# ---- lists ----
+
+
+def test_a_long_list_comes_in_pages(api):
+    for i in range(1203):
+        api.put("sandboxes", sandbox(f"s{i:04}"))
+    with ClusterRouter(api) as router:
+        assert len(router.names()) == 1203
+        pages = api.asked("GET", LISTS)
+        assert len(pages) == 3 and all(r.query["limit"] == "500" for r in pages)
+        assert [("continue" in r.query) for r in pages] == [False, True, True]
+
+
+def test_a_page_that_expired_starts_the_list_again(api):
+    for i in range(700):
+        api.put("sandboxes", sandbox(f"s{i:04}"))
+    api.on("GET", LISTS + ".*continue", status(410, "Expired"), times=2)
+    with ClusterRouter(api) as router:
+        assert len(router.names()) == 700
+
+
+def test_410_lists_again_and_finds_what_was_deleted_meanwhile(api, router):
+    for name in ("a", "b", "c"):
+        api.put("sandboxes", sandbox(name))
+    router.wait_names("a", "b", "c")
+    api.silent = True
+    api.remove("sandboxes", "b", "default")
+    api.put("sandboxes", sandbox("d"))
+    api.compact()
+    api.cut_watches("sandboxes")
+    api.silent = False
+    router.wait_names("a", "c", "d")
+
+
+def test_a_watch_goes_on_from_the_bookmark(api, router):
+    api.put("sandboxes", sandbox("a"))
+    router.wait_names("a")
+    for i in range(5):
+        api.put("configmaps", {"metadata": {"name": f"x{i}", "namespace": "default"}})
+    wait_for(lambda: router.metric("agenttier_store_age_seconds") == 0, 5, what="touch")
+    time.sleep(2.2)  # a bookmark or two
+    lists, watches = len(api.asked("GET", LISTS)), len(api.asked("GET", WATCHES))
+    api.cut_watches("sandboxes")
+    wait_for(lambda: len(api.asked("GET", WATCHES)) > watches, 5, what="a new watch")
+    last = api.asked("GET", WATCHES)[-1]
+    assert int(last.query["resourceVersion"]) >= api.version - 1, "it went on from the last change, not the bookmark"
+    assert len(api.asked("GET", LISTS)) == lists, "no new list was needed"
+    api.put("sandboxes", sandbox("b"))
+    router.wait_names("a", "b")
+
+
+@pytest.mark.parametrize("line", [
+    b'{"type":"MODIFIED","object":{"meta\n', b"nonsense\n", b"[]\n", b'{"type":"STRANGE","object":{}}\n',
+    {"type": "MODIFIED", "object": {"metadata": {"name": 5}}}, {"type": "MODIFIED", "object": "text"},
+    {"type": "ERROR", "object": {"code": 500, "message": "internal"}}, {"type": "ERROR", "object": {"code": "x"}},
+    {"type": "MODIFIED", "object": {"metadata": {"name": "ghost", "namespace": "default", "resourceVersion": "9"}}},
+    b'{"type":"ADDED","object":{"metadata":{"annotations":{"x":"' + b"y" * 10_000_000 + b'"}}}}\n',
+], ids=["cut", "nonsense", "array", "type", "name-number", "object-text", "error-500", "error-odd", "no-uid", "10MB"])
+def test_S23_a_watch_that_lies_is_left_and_the_truth_is_listed(api, router, line):
+    api.put("sandboxes", sandbox("a"))
+    router.wait_names("a")
+    lists = len(api.asked("GET", LISTS))
+    api.say("sandboxes", line)
+    wait_for(lambda: len(api.asked("GET", LISTS)) > lists, 10, what="a new list")
+    api.put("sandboxes", sandbox("b"))
+    router.wait_names("a", "b")
+
+
+@pytest.mark.parametrize("answer", [
+    raw(b'HTTP/1.1 200 OK\r\nContent-Length: 500\r\n\r\n{"metadata":{"resourceVersion":"1"},"items":[{"meta'),
+    body(b'{"metadata":{"resourceVersion":"1"},"items":[{"metadata"'), body(b"not json"), body([]), body({"items": {}}),
+    body({"metadata": {}, "items": []}), body({"metadata": {"resourceVersion": 5}, "items": ["x"]}),
+    body(b'{"metadata":{"resourceVersion":"1"},"items":[{"x":"' + b"y" * 10_000_000 + b'"}]}'),
+    raw(b"HTTP/1.1 200 OK\r\nContent-Length: 99999999999999999999\r\n\r\n"), raw(b"\x15\x03\x01\x00"), cut(), cut(60),
+    status(500), status(503, headers={"Retry-After": "1"}), status(429, headers={"Retry-After": "1"}), reset(),
+], ids=["cut", "cut-json", "text", "array", "items-object", "no-version", "wrong-types", "10MB", "length", "tls", "head",
+        "some", "500", "503", "429", "reset"])
+def test_S23_a_list_that_cannot_be_read_is_never_taken_for_an_empty_one(api, answer):
+    api.put("sandboxes", sandbox("a"))
+    api.on("GET", LISTS, answer, times=2)
+    with ClusterRouter(api, ready=False) as router:
+        first = router.client().get("/api/v1/sandboxes/a")
+        assert first.status_code in (200, 503), first.text  # O3: never 404 from ignorance
+        wait_for(lambda: router.readyz().status_code == 200, 15, what="readiness")
+        assert router.names() == ["a"]
+
+
+def test_O3_before_the_first_list_every_answer_is_503_and_none_is_404_or_401(api):
+    api.on("GET", LISTS, delay(1.5), times=1)
+    with ClusterRouter(api, ready=False) as router, router.client() as client:
+        assert router.readyz().status_code == 503
+        for method, path in (("GET", "/sandboxes/x"), ("GET", "/sandboxes"), ("DELETE", "/sandboxes/x"),
+                             ("GET", "/templates")):
+            answer = client.request(method, "/api/v1" + path)
+            assert error_of(answer, 503)["code"] == "unavailable" and answer.headers["Retry-After"], path
+        assert client.get("/api/v1/health").status_code == 200 and client.get("/healthz").status_code == 200
+        wait_for(lambda: router.readyz().status_code == 200, 10, what="readiness")
+        assert client.get("/api/v1/sandboxes/x").status_code == 404, "now it is knowledge"
+
+
+# ---- away and back ----
+
+
+def test_O3_an_apiserver_that_is_away_reads_go_on_marked_and_writes_are_503(api, router):
+    with router.client() as client:
+        assert router.create("a", client).status_code == 201
+        fresh = client.get("/api/v1/sandboxes/a")
+        assert "Age" not in fresh.headers and "Warning" not in fresh.headers
+        api.go_away()
+        answer = router.create("b", client)
+        assert error_of(answer, 503)["code"] == "unavailable" and int(answer.headers["Retry-After"]) > 0
+        for call in (lambda: client.delete("/api/v1/sandboxes/a"),
+                     lambda: client.patch("/api/v1/sandboxes/a", json={"timeout": "1h"}),
+                     lambda: client.post("/api/v1/sandboxes/a/ports", json={"port": 80})):
+            assert error_of(call(), 503)["code"] == "unavailable"
+        wait_for(lambda: "Age" in client.get("/api/v1/sandboxes/a").headers, 10, what="a mark")
+        old = client.get("/api/v1/sandboxes/a")
+        assert old.status_code == 200 and old.headers["Warning"].startswith("110 ") and int(old.headers["Age"]) >= 5
+        assert router.names(client) == ["a"]
+        assert error_of(client.get("/api/v1/sandboxes/unknown"), 503)["code"] == "unavailable"
+        ready = router.readyz()
+        assert ready.status_code == 200 and "does not answer" in ready.text
+        assert router.metric("agenttier_store_age_seconds") >= 5
+        api.come_back()
+        wait_for(lambda: router.readyz().text == "ok", 15, what="recovery")
+        assert "Age" not in client.get("/api/v1/sandboxes/a").headers
+        assert router.create("b", client).status_code == 201
+        assert router.names(client) == ["a", "b"]
+
+
+def test_an_apiserver_that_is_away_at_the_start_is_waited_for(api):
+    api.go_away()
+    with ClusterRouter(api, ready=False) as router:
+        time.sleep(0.5)
+        assert router.readyz().status_code == 503 and router.process.poll() is None
+        api.put("sandboxes", sandbox("a"))
+        api.come_back()
+        wait_for(lambda: router.readyz().status_code == 200, 15, what="readiness")
+        assert router.names() == ["a"]
+
+
+def test_a_watch_that_fell_silent_is_opened_anew(api):
+    with ClusterRouter(api, "--watch-silence=3s") as router:
+        watches = len(api.asked("GET", WATCHES))
+        time.sleep(4)
+        assert len(api.asked("GET", WATCHES)) == watches, "bookmarks are a sign of life"
+        api.silent = True
+        wait_for(lambda: len(api.asked("GET", WATCHES)) > watches, 10, what="a new watch")
+        api.put("sandboxes", sandbox("late"))
+        api.silent = False
+        router.wait_names("late")
+
+
+def test_a_watch_is_not_opened_in_a_tight_loop(api, router):
+    api.on("GET", "watch=true", status(500))
+    api.cut_watches()
+    wait_for(lambda: api.watchers("sandboxes") == 0, 5, what="no watches")
+    before = len(api.requests)
+    time.sleep(3)
+    rows = 9
+    assert len(api.requests) - before <= rows * 8, f"{len(api.requests) - before} requests in 3 s"
+    api.clear()
+    wait_for(lambda: api.watchers("sandboxes") == 1, 10, what="recovery")
+
+
+# ---- writes ----
+
+
+@pytest.mark.parametrize("action, http, code", [
+    (status(429, "TooManyRequests", headers={"Retry-After": "20"}), 503, "unavailable"),
+    (status(500, "InternalError", "etcdserver: leader changed"), 503, "unavailable"),
+    (status(504, "Timeout"), 503, "unavailable"),
+    (reset(), 503, "unavailable"),
+    (raw(b"HTTP/1.1 201 Created\r\nContent-Length: 900\r\n\r\n{\"metadata\":"), 503, "unavailable"),
+    (raw(b"HTTP/1.1 201 Created\r\nContent-Length: 11\r\n\r\n{\"metadata\":"), 503, "unavailable"),
+    (body(b"[1, 2]", 201), 503, "unavailable"),
+    (body({"kind": "Sandbox"}, 201), 502, "bad_answer"),
+    (body({"metadata": {"name": 1, "uid": [], "resourceVersion": {}}}, 201), 502, "bad_answer"),
+    (body(b'{"x":"' + b"y" * 17_000_000 + b'"}', 201), 503, "unavailable"),
+    (status(422, "Invalid", 'Sandbox "x" is invalid: spec.timeout: Invalid value'), 400, "admission_rejected"),
+    (status(400, "BadRequest", 'admission webhook "v.example" denied the request: no'), 400, "admission_rejected"),
+    (status(403, "Forbidden", 'pods "x" is forbidden: violates PodSecurity "restricted"'), 403, "admission_rejected"),
+    (status(403, "Forbidden", 'sandboxes "x" is forbidden: exceeded quota: q, requested: count=1'), 403, "quota_exceeded"),
+    (status(403, "Forbidden", "sandboxes is forbidden: User \"u\" cannot create resource \"sandboxes\""), 403,
+     "kubernetes_forbidden"),
+    (status(409, "AlreadyExists", 'sandboxes "x" already exists', {"name": "x"}), 409, "already_exists"),
+    (status(404, "NotFound", 'namespaces "default" not found', {"name": "default"}), 404, "not_found"),
+    (status(404, "NotFound", "the server could not find the requested resource"), 503, "unavailable"),
+    (status(413, "RequestEntityTooLarge"), 413, "too_large"),
+], ids=["429", "500", "504", "reset", "cut", "cut-json", "array", "no-metadata", "wrong-types", "17MB", "invalid", "webhook",
+        "pod-security", "quota", "rbac", "exists", "no-namespace", "no-crd", "too-large"])
+def test_W37_a_refused_write_is_a_typed_error_with_its_reason(api, router, action, http, code):
+    api.on("POST", f"{CR}/namespaces/default/sandboxes", action)
+    answer = router.create("x")
+    assert error_of(answer, http)["code"] == code
+    if http == 503:
+        assert int(answer.headers["Retry-After"]) > 0
+    api.clear()
+    assert router.create("y").status_code == 201, "one failure does not spoil the next call"
+
+
+def test_a_refusal_passes_the_apiservers_own_words_on(api, router):
+    api.quota = "compute, requested: count/sandboxes=1, used: 3, limited: 3"
+    assert "used: 3, limited: 3" in error_of(router.create("x"), 403)["error"]
+
+
+def test_429_with_a_short_retry_after_is_waited_for(api, router):
+    api.on("POST", f"{CR}/namespaces/default/sandboxes", status(429, headers={"Retry-After": "1"}), times=1)
+    started = time.monotonic()
+    assert router.create("x").status_code == 201
+    assert 0.9 < time.monotonic() - started < 5
+
+
+@pytest.mark.parametrize("verb, call", [
+    ("create", lambda c: c.post("/api/v1/sandboxes", json={"name": "n", "template": "t"})),
+    ("delete", lambda c: c.delete("/api/v1/sandboxes/a")),
+    ("update", lambda c: c.patch("/api/v1/sandboxes/a", json={"idleTimeout": "1h"})),
+])
+def test_a_missing_permission_is_named(api, router, verb, call):
+    with router.client() as client:
+        router.create("a", client)
+        api.forbidden.add((verb, "sandboxes"))
+        found = error_of(call(client), 403)
+        assert found["code"] == "kubernetes_forbidden" and f"cannot {verb} resource" in found["error"]
+
+
+def test_I15_I37_the_start_names_permissions_that_the_account_lacks(api):
+    api.forbidden |= {("create", "pods/exec"), ("delete", "secrets", "agenttier"), ("create", "tokenreviews")}
+    with ClusterRouter(api) as router:
+        wait_for(lambda: router.tail().count("lacks a permission") == 3, 10, what="three warnings")
+        lines = [json.loads(line) for line in router.tail().splitlines() if "lacks a permission" in line]
+        assert [(x["resource"], x["verbs"]) for x in lines] == [
+            ("pods/exec", "create"), ("secrets", "delete"), ("tokenreviews.authentication.k8s.io", "create")]
+
+
+def test_a_kind_that_may_not_be_listed_keeps_the_router_unready_and_is_named(api):
+    api.forbidden.add(("list", "sandboxes"))
+    with ClusterRouter(api, ready=False) as router:
+        wait_for(lambda: 'cannot list resource \\"sandboxes\\"' in router.tail(), 10, what="the reason in the log")
+        assert router.readyz().status_code == 503
+        api.forbidden.clear()
+        wait_for(lambda: router.readyz().status_code == 200, 15, what="readiness")
+
+
+def test_events_are_a_convenience(api):
+    api.forbidden |= {("list", "events"), ("watch", "events")}
+    with ClusterRouter(api) as router:
+        assert router.readyz().status_code == 200
+
+
+def test_a_conflict_with_another_writer_is_repeated(api, router):
+    with router.client() as client:
+        router.create("a", client)
+        conflict = status(409, "Conflict", "Operation cannot be fulfilled: the object has been modified")
+        api.on("PATCH", "/sandboxes/a/status", conflict, times=2)
+        answer = client.post("/api/v1/sandboxes/a/ports", json={"port": 8000})
+        assert answer.status_code == 201, answer.text
+        assert api.get("sandboxes", "a", "default")["status"]["forwardedPorts"][0]["port"] == 8000
+
+
+def test_W1_a_write_never_hits_another_sandbox_of_the_same_name(api, router):
+    with router.client() as client:
+        router.create("a", client)
+        api.silent = True  # the Router does not learn that it was replaced
+        api.remove("sandboxes", "a", "default")
+        replaced = api.put("sandboxes", sandbox("a", owner="somebody"))
+        error_of(client.patch("/api/v1/sandboxes/a", json={"idleTimeout": "1h"}), (404, 409))
+        answer = client.delete("/api/v1/sandboxes/a")
+        assert answer.status_code in (204, 404, 409), answer.text
+        assert api.get("sandboxes", "a", "default") == replaced
+
+
+def test_a_deletion_by_somebody_faster_is_no_error_and_is_seen(api, router):
+    with router.client() as client:
+        router.create("a", client)
+        api.silent = True
+        api.remove("sandboxes", "a", "default")
+        assert client.delete("/api/v1/sandboxes/a").status_code in (204, 404)
+        assert client.get("/api/v1/sandboxes/a").status_code == 404
+
+
+def test_many_writers_at_once_leave_what_they_wrote(api, router):
+    failures = []
+
+    def work(i):
+        with router.client() as client:
+            for n in range(10):
+                name = f"w{i}-{n}"
+                if router.create(name, client).status_code != 201:
+                    failures.append(name)
+                if client.get(f"/api/v1/sandboxes/{name}").status_code != 200:
+                    failures.append("unseen " + name)
+
+    threads = [threading.Thread(target=work, args=(i,)) for i in range(8)]
+    for t in threads:
+        t.start()
+    for t in threads:
+        t.join()
+    assert not failures
+    assert len(router.names()) == 80 == len(api.all("sandboxes"))
+
+
+def test_a_slow_apiserver_does_not_hold_reads_up(api, router):
+    with router.client() as client:
+        router.create("a", client)
+        api.on("POST", "/sandboxes", hang())
+        threads = [threading.Thread(target=lambda i=i: router.create(f"h{i}", router.client(timeout=3)), daemon=True)
+                   for i in range(12)]
+        for t in threads:
+            t.start()
+        time.sleep(0.3)
+        started = time.monotonic()
+        for _ in range(50):
+            assert client.get("/api/v1/sandboxes/a").status_code == 200
+        assert time.monotonic() - started < 2
+        api.stopping.set()
+
+
+def test_governance_is_read_from_the_install_namespace(api):
+    with ClusterRouter(api, "--namespace=tools") as router:
+        assert api.asked("GET", "/api/v1/namespaces/tools/configmaps.*agenttier-governance")
+        assert api.asked("GET", "/api/v1/namespaces/agenttier/configmaps.*agenttier-governance"), "W-30"
+        assert router.readyz().status_code == 200
+
+
+def test_template_changes_are_followed(api, router):
+    api.put("clustersandboxtemplates", template("second"))
+    with router.client() as client:
+        wait_for(lambda: len(client.get("/api/v1/templates").json()["templates"]) == 2, 5, 0.02, "the second template")
+
+
+def test_the_fake_itself_keeps_to_the_rules():
+    """What the tests above rely on."""
+    with FakeApiserver() as fake:
+        made = fake.put("sandboxes", sandbox("a"))
+        assert made["metadata"]["uid"] and int(made["metadata"]["resourceVersion"]) > 100
+        again = fake.put("sandboxes", sandbox("a"))
+        assert int(again["metadata"]["resourceVersion"]) > int(made["metadata"]["resourceVersion"])
+        assert again["metadata"]["uid"] == made["metadata"]["uid"]

@@ -212,3 +212,12 @@ bool auth_find_sandbox(struct request *r, struct error *err) {
     r->sandbox = steal_ptr(sandbox);
     return true;
 }
+
+bool auth_still_permits(const struct request *r) {
+    if (!r->sandbox || identity_access(&r->identity, r->sandbox->json) == ACCESS_LEVEL_OWNER) return true;
+    struct store *store = r->backend->store;
+    cleanup_object struct object *now =
+        store->ops->get(store, KIND_SANDBOX, r->sandbox->namespace, r->sandbox->name);
+    if (!now || strcmp(now->uid, r->sandbox->uid) != 0) return true;
+    return identity_access(&r->identity, now->json) >= least_level(r);
+}

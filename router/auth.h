@@ -23,3 +23,7 @@ void auth_question_free(struct auth_question *question); /* NULL is fine */
 bool auth_permits(struct request *r, struct error *err);
 /* For AUTH_SANDBOX_* rows: finds {id}, checks access (404) and phase (409), sets r->sandbox. */
 bool auth_find_sandbox(struct request *r, struct error *err);
+
+/* Whether the caller may still use the sandbox that was found for the request: false once a share that it
+ * came by is gone. The end of the sandbox itself is not this function's matter. From memory, on the loop. */
+bool auth_still_permits(const struct request *r);

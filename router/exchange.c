@@ -27,7 +27,9 @@
 /* While we wait for a client's bytes, or for it to take ours, this much must move in each window. */
 #define MIN_RATE_WINDOW_MS 30000
 #define MIN_RATE_BYTES     4096
-#define MAX_PENDING_WORK   256
+/* A stream that can say goodbye to a caller whose access was revoked has so long for it. */
+#define REVOKED_GRACE_MS 5000
+#define MAX_PENDING_WORK 256
 
 static _Atomic int pending_work;
 
@@ -78,6 +80,21 @@ void exchange_doom(struct exchange *x) {
         reply_upgrade_close(x);
     else if (x->stage != STAGE_WORKER)
         exchange_wake(x);
+}
+
+void exchange_check_access(struct exchange *x, int64_t now) {
+    struct request *r = &x->request;
+    if (!r->stream || x->doomed || x->stage == STAGE_WORKER || auth_still_permits(r)) return;
+    if (x->revoked_at == 0) {
+        x->revoked_at = now;
+        log_info("stream ended: access was revoked", "operation", r->route->operation_id, "sandbox",
+                 r->sandbox->name, "user", r->identity.sub, "request_id", r->request_id, NULL);
+        if (r->stream->on_revoked) {
+            r->stream->on_revoked(r);
+            return;
+        }
+    }
+    if (!r->stream->on_revoked || now - x->revoked_at > REVOKED_GRACE_MS) exchange_doom(x);
 }
 
 bool exchange_too_slow(struct exchange *x, int64_t now) {

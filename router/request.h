@@ -24,6 +24,8 @@ struct stream_ops {
     void (*on_body_end)(struct request *r);
     /* reply_stream_write() took less than it was given; there is room again. */
     void (*on_writable)(struct request *r);
+    /* The caller's access was taken away: say so and end the exchange within seconds. NULL: it is cut. */
+    void (*on_revoked)(struct request *r);
     /* The exchange is over: answered in full (aborted = false), or the client went away or the server
      * gives it up (true). Free r->state here. */
     void (*on_close)(struct request *r, bool aborted);

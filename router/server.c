@@ -256,6 +256,8 @@ static void on_sweep(uv_timer_t *timer) {
         bool slow = head_too_slow(c, now) || (c->exchange && exchange_too_slow(c->exchange, now));
         if (slow) shutdown(c->fd, SHUT_RDWR); /* the library sees the end and cleans up */
     }
+    for (struct exchange *x = loop->exchanges; x; x = x->next)
+        exchange_check_access(x, now);
     if (loop->draining) finish_drain(loop, now);
     run_daemons(loop);
 }

@@ -71,6 +71,7 @@ struct exchange {
     void (*on_socket)(struct request *r, int fd, struct slice ahead); /* of an upgrade */
     struct MHD_UpgradeResponseHandle *upgrade;                        /* while STAGE_UPGRADED */
     bool upgrade_closed;
+    int64_t revoked_at; /* ms; when on_revoked was called */
     struct ring out;
     bool streaming, out_ended, out_aborted, want_writable;
     uint64_t bytes_out;
@@ -125,6 +126,8 @@ void exchange_doom(struct exchange *x);
 void exchange_wake(struct exchange *x);
 /* Whether the client has moved fewer bytes than it must (lessons I38, S26). */
 bool exchange_too_slow(struct exchange *x, int64_t now);
+/* Ends a stream whose caller lost access to its sandbox. */
+void exchange_check_access(struct exchange *x, int64_t now);
 
 /* reply.c */
 /* Queues x->response with the standard headers. */

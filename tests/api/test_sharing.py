@@ -6,11 +6,37 @@ import sqlite3
 import time
 import urllib.parse
 
+import httpx
 import pytest
 
-from harness import Router, error_of, wait_for
+from harness import SLOW, Raw, Router, error_of, wait_for
 
 API = "/api/v1"
+STREAMS = r'''
+import http.server, socketserver, time
+class App(http.server.BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    def log_message(self, *a): pass
+    def do_GET(self):
+        if self.path == "/ws":
+            self.send_response(101)
+            self.send_header("Connection", "Upgrade")
+            self.send_header("Upgrade", "echo")
+            self.end_headers()
+            while True:
+                data = self.connection.recv(100)
+                if not data: return
+                self.connection.sendall(data)
+        self.send_response(200)
+        self.send_header("Connection", "close")
+        self.end_headers()
+        for _ in range(300):
+            self.wfile.write(b"tick\\n")
+            time.sleep(0.1)
+class Server(socketserver.ThreadingMixIn, http.server.HTTPServer):
+    daemon_threads = True
+Server(("127.0.0.1", 8077), App).serve_forever()
+'''
 ODD = "oidc|a/b c%2F..?#é"
 
 
@@ -314,6 +340,56 @@ def test_S30_scoped_key_of_a_guest_opens_nothing(own, shared):
                 error_of(scoped.get(own_box + path), 403)
             error_of(scoped.post(API + "/share-links/redeem", json={"token": "x"}), 403)
         carl.delete(own_box)
+
+
+def test_S30_W53_revoking_ends_running_streams(own, shared):
+    """A command, a preview and an upgraded preview that a guest has open end within seconds; the owner's go on."""
+    app = shared.server(STREAMS, 8077)
+    with own.client("u1") as u1, concurrent.futures.ThreadPoolExecutor(8) as pool:
+        u1.post(shared.base + "/share", json={"identity": "u2", "level": "collaborator"})
+
+        def command(user):
+            with own.client(user) as client:
+                try:
+                    return client.post(shared.base + "/exec", json={"command": "echo $$ > /workspace/pid-$U; sleep 20", "timeout": 60,
+                                                                    "env": {"U": user}}, timeout=60).status_code
+                except httpx.HTTPError:
+                    return "cut"
+
+        def preview(user):
+            with own.client(user) as client:
+                try:
+                    with client.stream("GET", app + "/endless", timeout=60) as answer:
+                        return sum(len(chunk) for chunk in answer.iter_raw())
+                except httpx.HTTPError:
+                    return "cut"
+
+        def upgraded(user):
+            with Raw(own, timeout=40) as raw:
+                raw.send(f"GET {app}/ws HTTP/1.1\r\nHost: x\r\nX-API-Key: {own.keys[user]}\r\nConnection: Upgrade\r\nUpgrade: echo\r\n\r\n")
+                assert raw.response()[0] == 101
+                while True:
+                    try:
+                        raw.send("x")
+                        if not raw.socket.recv(100):
+                            return "cut"
+                    except (ConnectionError, TimeoutError):
+                        return "cut"
+                    time.sleep(0.2)
+
+        guest = [pool.submit(f, "u2") for f in (command, preview, upgraded)]
+        owner = pool.submit(command, "u1")
+        wait_for(lambda: "pid-u2" in shared.run("ls /workspace") and "pid-u1" in shared.run("ls /workspace"))
+        time.sleep(1.5)
+        assert not any(f.done() for f in guest), [f.result() for f in guest if f.done()]
+        u1.delete(shared.base + "/share/u2")
+        revoked = time.monotonic()
+        assert [f.result(10) for f in guest] == ["cut"] * 3
+        assert time.monotonic() - revoked < 5 * SLOW
+        assert not owner.done()
+        wait_for(lambda: shared.exec("kill -0 $(cat /workspace/pid-u2)")["exitCode"] != 0, what="end of the guest's command")
+        assert shared.exec("kill -0 $(cat /workspace/pid-u1)")["exitCode"] == 0
+        shared.run("kill $(cat /workspace/pid-u1)")
 
 
 # ---- links ----

@@ -32,7 +32,8 @@ struct backend {
     char default_max_memory[32];
     /* Asks who holds a bearer token; NULL where there are no service accounts. May wait: worker
      * threads only. `audiences` is NULL-terminated; the answer counts only if it names one of them
-     * (lessons I34). False: 503 unavailable, nothing is known. */
+     * (lessons I34). None: the API server's own, whatever it is called. False: 503 unavailable, nothing is
+     * known. */
     bool (*review_token)(struct backend *, const char *token, const char *const *audiences,
                          struct token_review *out, struct error *);
     /* Appends counters of the backend's own in the Prometheus text format; NULL: there are none. */

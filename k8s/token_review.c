@@ -17,10 +17,9 @@ void token_review_read(const json_t *answer, const char *const *audiences, struc
     *out = (struct token_review){0};
     const json_t *status = json_object_get(answer, "status");
     const char *username = json_str_at(status, "user.username");
+    if (!json_is_true(json_object_get(status, "authenticated")) || !username[0]) return;
     /* An apiserver that does not know audiences leaves them out and answers for its own. */
-    if (!json_is_true(json_object_get(status, "authenticated")) || !username[0] ||
-        !names_one(json_object_get(status, "audiences"), audiences))
-        return;
+    if (audiences[0] && !names_one(json_object_get(status, "audiences"), audiences)) return;
     out->authenticated = true;
     out->username = xstrdup(username);
     out->uid = xstrdup(json_str_at(status, "user.uid"));
@@ -38,8 +37,8 @@ bool token_review(struct k8s_client *client, const char *token, const char *cons
     for (size_t i = 0; audiences[i]; i++)
         json_array_append_new(list, json_string(audiences[i]));
     cleanup_json json_t *body =
-        json_pack("{s:s, s:s, s:{s:s, s:O}}", "apiVersion", "authentication.k8s.io/v1", "kind", "TokenReview",
-                  "spec", "token", token, "audiences", list);
+        json_pack("{s:s, s:s, s:{s:s, s:O*}}", "apiVersion", "authentication.k8s.io/v1", "kind",
+                  "TokenReview", "spec", "token", token, "audiences", audiences[0] ? list : NULL);
     *out = (struct token_review){0};
     if (!body) return true; /* not UTF-8: nobody's token */
     cleanup_json json_t *answer = NULL;

@@ -28,12 +28,17 @@ static void forget_all(void *ctx) {
     token_cache_clear(((struct bearer *)ctx)->accepted);
 }
 
-static char **split_audiences(const char *list) {
+/* "kubernetes" is not the name of an audience but stands for the API server's own, whatever that is called.
+ */
+static char **split_audiences(const char *list, bool *cluster_audience) {
     char **out = xcalloc(AUDIENCES_MAX + 1, sizeof *out);
     for (size_t count = 0; *list && count < AUDIENCES_MAX;) {
         size_t n = strcspn(list, ",");
         struct slice item = slice_trim(slice_make(list, n));
-        if (item.len > 0) out[count++] = slice_dup(item);
+        if (slice_equal_str(item, "kubernetes"))
+            *cluster_audience = true;
+        else if (item.len > 0)
+            out[count++] = slice_dup(item);
         list += n + (list[n] == ',');
     }
     return out;
@@ -44,10 +49,10 @@ struct bearer *bearer_new(const struct config *config, struct backend *backend, 
     b->backend = backend;
     b->accepted = token_cache_new(ACCEPTED_MAX);
     b->refused = token_cache_new(REFUSED_MAX);
-    b->accounts = (struct service_accounts){.audiences = split_audiences(config->service_account_audience),
-                                            .namespaces = config->service_account_namespaces,
+    b->accounts = (struct service_accounts){.namespaces = config->service_account_namespaces,
                                             .admin_group = config->admin_group};
-    b->reviews = b->accounts.audiences[0] != NULL;
+    b->accounts.audiences = split_audiences(config->service_account_audience, &b->accounts.cluster_audience);
+    b->reviews = b->accounts.audiences[0] || b->accounts.cluster_audience;
     if (b->reviews && !backend->review_token) {
         error_set(err, 400, ERR_BAD_REQUEST,
                   "--service-account-audience needs a cluster: this backend has no service accounts");

@@ -49,7 +49,8 @@ static const struct flag flags[] = {
      "PEM certificates to trust for issuers (default: the system's)"},
     {"service-account-audience", FLAG_LIST, AT(service_account_audience),
      "AGENTTIER_SERVICE_ACCOUNT_AUDIENCE", "", "AUDIENCE",
-     "accept Kubernetes service account tokens made for this audience; may be repeated; empty = none"},
+     "accept service account tokens made for this audience ('kubernetes' = the cluster's own); may be "
+     "repeated"},
     {"service-account-namespaces", FLAG_LIST, AT(service_account_namespaces),
      "AGENTTIER_SERVICE_ACCOUNT_NAMESPACES", "", "NS",
      "namespaces whose service accounts are let in; may be repeated; '*' = all"},

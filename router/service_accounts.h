@@ -7,7 +7,8 @@
 #include "router/jwt.h"
 
 struct service_accounts {
-    char **audiences;       /* NULL-terminated; owned, as the others */
+    char **audiences;       /* NULL-terminated; owned */
+    bool cluster_audience;  /* also tokens made for the API server itself, as pods find them */
     const char *namespaces; /* comma-separated; "*" = all; borrowed */
     const char *admin_group;
 };

@@ -54,6 +54,10 @@ static const struct flag flags[] = {
     {"service-account-namespaces", FLAG_LIST, AT(service_account_namespaces),
      "AGENTTIER_SERVICE_ACCOUNT_NAMESPACES", "", "NS",
      "namespaces whose service accounts are let in; may be repeated; '*' = all"},
+    {"api-keys-per-user", FLAG_COUNT, AT(api_keys_per_user), NULL, "100", "N",
+     "most API keys that one user may have; 0 = any number"},
+    {"api-key-max-lifetime", FLAG_DURATION, AT(api_key_max_lifetime_ms), NULL, "", "DURATION",
+     "longest life of API keys made over the API, given to those that do not say; empty = forever"},
     {"namespace", FLAG_STRING, AT(namespace), "POD_NAMESPACE", "", "NS",
      "install namespace: API keys and policies are kept there (default 'agenttier')"},
     {"sandbox-namespace", FLAG_STRING, AT(sandbox_namespace), "SANDBOX_NAMESPACE", "default", "NS",
@@ -165,9 +169,10 @@ static bool set_flag(struct config *c, const struct flag *f, const char *value, 
     }
     case FLAG_COUNT: {
         long n = value[0] ? strtol(value, &end, 10) : 0;
-        if (value[0] && (*end || n < 0 || n > 256)) {
-            error_set(err, 400, ERR_BAD_REQUEST, "--%s takes a number from 0 to 256, not \"%s\"", f->name,
-                      value);
+        long most = f->offset == AT(threads) ? 256 : 100000;
+        if (value[0] && (*end || n < 0 || n > most)) {
+            error_set(err, 400, ERR_BAD_REQUEST, "--%s takes a number from 0 to %ld, not \"%s\"", f->name,
+                      most, value);
             return false;
         }
         *(int *)(void *)at = (int)n;

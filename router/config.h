@@ -28,7 +28,9 @@ struct config {
         *max_memory; /* --max-cpu, --max-memory: default caps, quantities; empty = the host's */
     double ratelimit_per_ip, ratelimit_per_user, ratelimit_expensive, ratelimit_failures;
     bool ratelimit_trust_forwarded;
-    bool policy_fail_closed; /* --policy-fail-closed */
+    int api_keys_per_user;           /* --api-keys-per-user, 0 = any number */
+    int64_t api_key_max_lifetime_ms; /* --api-key-max-lifetime, 0 = any */
+    bool policy_fail_closed;         /* --policy-fail-closed */
     bool dev_auth;
     int threads; /* --threads: event loops, default = cores */
     enum log_level log_level;

@@ -86,5 +86,6 @@ void preferences_patch(struct request *r);
 /* user.c */
 void user_me(struct request *r);
 void keys_list(struct request *r);
+void admin_keys(struct request *r);
 void keys_create(struct request *r);
 void keys_delete(struct request *r);

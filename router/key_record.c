@@ -116,6 +116,23 @@ time_t key_record_expiry(const json_t *record) {
     return at;
 }
 
+time_t key_record_last_used(const json_t *record) {
+    time_t at = 0;
+    return rfc3339_parse(json_str_at(record, "lastUsedAt"), &at) ? at : 0;
+}
+
+json_t *key_record_used_patch(const json_t *secret, struct timespec at) {
+    cleanup_json json_t *record = key_record_read(secret);
+    if (!record) return NULL;
+    char text[RFC3339_MAX];
+    rfc3339_format(at.tv_sec, text);
+    json_object_set_new(record, "lastUsedAt", json_string(text));
+    cleanup_free char *dumped = json_dumps(record, JSON_COMPACT);
+    cleanup_buffer struct buffer data = {0};
+    base64_encode(slice_of(dumped), &data);
+    return json_pack("{s:{s:s}}", "data", "record", buffer_cstr(&data));
+}
+
 static void copy_text(json_t *to, const json_t *from, const char *name) {
     const char *text = json_str_at(from, name);
     if (text[0]) json_object_set_new(to, name, json_string(text));
@@ -265,7 +282,7 @@ static size_t characters(const char *s) {
     return n;
 }
 
-bool key_body_parse(const json_t *body, struct key_body *out, struct error *err) {
+bool key_body_parse(const json_t *body, int64_t max_lifetime_ns, struct key_body *out, struct error *err) {
     const char *name = NULL, *sandbox = NULL, *expires = NULL;
     memset(out, 0, sizeof *out);
     if (!only_known(body, err) || !json_get_string(body, "name", &name, err) ||
@@ -282,5 +299,12 @@ bool key_body_parse(const json_t *body, struct key_body *out, struct error *err)
         error_set_field(err, "expiresIn", "must be a duration above zero such as \"720h\"");
         return false;
     }
+    if (max_lifetime_ns > 0 && out->expires_in_ns > max_lifetime_ns) {
+        char most[DURATION_TEXT_MAX];
+        duration_format(max_lifetime_ns, most);
+        error_set_field(err, "expiresIn", "must be at most %s", most);
+        return false;
+    }
+    if (max_lifetime_ns > 0 && out->expires_in_ns == 0) out->expires_in_ns = max_lifetime_ns;
     return read_groups(body, out, err);
 }

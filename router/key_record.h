@@ -7,12 +7,11 @@
 
 #include <time.h>
 
-#define KEY_ID_PREFIX     "agenttier-apikey-"
-#define KEY_ID_HEX        40 /* digits of the hash in the id */
-#define KEY_LABEL_MAX     200
-#define KEY_USER_LABEL    "agenttier.io/api-key-user"
-#define KEY_PURPOSE       "agenttier.io/secret-purpose"
-#define KEYS_PER_USER_MAX 100
+#define KEY_ID_PREFIX  "agenttier-apikey-"
+#define KEY_ID_HEX     40 /* digits of the hash in the id */
+#define KEY_LABEL_MAX  200
+#define KEY_USER_LABEL "agenttier.io/api-key-user"
+#define KEY_PURPOSE    "agenttier.io/secret-purpose"
 
 /* The record of a key's Secret: a new reference, or NULL when the Secret is not that of a key, or
  * its hash and name do not belong together. */
@@ -22,6 +21,11 @@ json_t *key_record_read(const json_t *secret);
 void key_record_identity(const json_t *record, struct identity *out);
 /* When it expires: 0 = never, 1 (long ago) when the text cannot be read. */
 time_t key_record_expiry(const json_t *record);
+
+/* When it was last used, as far as it was written down: 0 = never. */
+time_t key_record_last_used(const json_t *record);
+/* A merge patch that writes down a use; a new reference, NULL when the Secret is not that of a key. */
+json_t *key_record_used_patch(const json_t *secret, struct timespec at);
 
 /* The object of GET /user/api-keys: a new reference. */
 json_t *key_record_public(const json_t *record);
@@ -46,6 +50,7 @@ struct key_body {
     unsigned groups;
     int64_t expires_in_ns; /* 0 = never */
 };
-/* 400: unknown members, wrong types, groups without a sandbox. W-21: `scopes` and `actionGroups` mean
+/* `max_lifetime_ns` 0 = none; else keys that would live longer are refused, and those that do not say get it.
+ * 400: unknown members, wrong types, groups without a sandbox. W-21: `scopes` and `actionGroups` mean
  * the same. */
-bool key_body_parse(const json_t *body, struct key_body *out, struct error *err);
+bool key_body_parse(const json_t *body, int64_t max_lifetime_ns, struct key_body *out, struct error *err);

@@ -4,17 +4,23 @@
 #include "common/json.h"
 #include "common/units.h"
 #include "router/key_record.h"
+#include "router/key_usage.h"
 
 #include <pthread.h>
+#include <stdatomic.h>
+#include <stdio.h>
 #include <string.h>
 
-/* ---- the cache: a chained hash table by the digits of the hash that are in the id ---- */
+/* ---- the cache: a chained hash table by the digits of the hash that are in the id, and another one
+ * by the user ---- */
 
 struct entry {
-    struct entry *next;
-    uint64_t bucket;
+    struct entry *next, *user_next;
+    uint64_t bucket, user_bucket;
     char hash[SHA256_HEX_LEN + 1];
-    time_t expires; /* 0 = never */
+    time_t expires;        /* 0 = never */
+    time_t recorded;       /* lastUsedAt as it is stored, 0 = never used */
+    _Atomic int64_t noted; /* when its use was last passed on to be stored */
     struct identity identity;
 };
 
@@ -22,8 +28,10 @@ struct key_cache {
     struct store *store;
     char *namespace;
     void *watch;
+    struct key_usage *usage;
+    pthread_mutex_t mint;
     pthread_rwlock_t lock; /* held for a moment only, also by event loops */
-    struct entry **buckets;
+    struct entry **buckets, **user_buckets;
     size_t bucket_count; /* a power of two */
     size_t count;
 };
@@ -33,6 +41,13 @@ static uint64_t bucket_of(const char *hex) {
     char digits[16] = {0};
     memcpy(digits, hex, 15);
     return strtoull(digits, NULL, 16);
+}
+
+static uint64_t bucket_of_user(const char *user) {
+    uint64_t h = 1469598103934665603ULL;
+    for (; *user; user++)
+        h = (h ^ (unsigned char)*user) * 1099511628211ULL;
+    return h;
 }
 
 static struct entry **slot_of(struct key_cache *c, const char *hex) {
@@ -50,15 +65,20 @@ static void entry_free(struct entry *e) {
 static void grow(struct key_cache *c) {
     size_t count = c->bucket_count * 2;
     struct entry **buckets = xcalloc(count, sizeof *buckets);
+    struct entry **user_buckets = xcalloc(count, sizeof *user_buckets);
     for (size_t i = 0; i < c->bucket_count; i++) {
         for (struct entry *e = c->buckets[i], *next; e; e = next) {
             next = e->next;
             e->next = buckets[e->bucket & (count - 1)];
             buckets[e->bucket & (count - 1)] = e;
+            e->user_next = user_buckets[e->user_bucket & (count - 1)];
+            user_buckets[e->user_bucket & (count - 1)] = e;
         }
     }
     free(c->buckets);
+    free(c->user_buckets);
     c->buckets = buckets;
+    c->user_buckets = user_buckets;
     c->bucket_count = count;
 }
 
@@ -67,6 +87,10 @@ static void drop(struct key_cache *c, const char *hex) {
     struct entry *e = *slot;
     if (!e) return;
     *slot = e->next;
+    struct entry **of_user = &c->user_buckets[e->user_bucket & (c->bucket_count - 1)];
+    while (*of_user != e)
+        of_user = &(*of_user)->user_next;
+    *of_user = e->user_next;
     c->count--;
     entry_free(e);
 }
@@ -81,11 +105,16 @@ static void add(struct key_cache *c, const json_t *record) {
     memcpy(e->hash, hash, sizeof e->hash);
     e->bucket = bucket_of(hash);
     e->expires = key_record_expiry(record);
+    e->recorded = key_record_last_used(record);
     key_record_identity(record, &e->identity);
+    e->user_bucket = bucket_of_user(e->identity.sub);
     if (c->count >= c->bucket_count) grow(c);
     struct entry **slot = &c->buckets[e->bucket & (c->bucket_count - 1)];
     e->next = *slot;
     *slot = e;
+    struct entry **of_user = &c->user_buckets[e->user_bucket & (c->bucket_count - 1)];
+    e->user_next = *of_user;
+    *of_user = e;
     c->count++;
 }
 
@@ -108,13 +137,17 @@ struct key_cache *key_cache_new(struct store *store, const char *install_namespa
     c->namespace = xstrdup(install_namespace && install_namespace[0] ? install_namespace : "agenttier");
     c->bucket_count = 64;
     c->buckets = xcalloc(c->bucket_count, sizeof *c->buckets);
+    c->user_buckets = xcalloc(c->bucket_count, sizeof *c->user_buckets);
     pthread_rwlock_init(&c->lock, NULL);
+    pthread_mutex_init(&c->mint, NULL);
+    c->usage = key_usage_new(store, c->namespace);
     c->watch = store->ops->watch(store, KIND_SECRET, on_secret, c);
     return c;
 }
 
 void key_cache_free(struct key_cache *c) {
     if (!c) return;
+    key_usage_free(c->usage);
     c->store->ops->unwatch(c->store, c->watch);
     for (size_t i = 0; i < c->bucket_count; i++) {
         for (struct entry *e = c->buckets[i], *next; e; e = next) {
@@ -123,9 +156,19 @@ void key_cache_free(struct key_cache *c) {
         }
     }
     pthread_rwlock_destroy(&c->lock);
+    pthread_mutex_destroy(&c->mint);
     free(c->buckets);
+    free(c->user_buckets);
     free(c->namespace);
     free(c);
+}
+
+/* W-54: seldom, and never by the request itself. */
+static void note_use(struct key_cache *c, struct entry *e, const char *hash, time_t now) {
+    int64_t noted = atomic_load_explicit(&e->noted, memory_order_relaxed);
+    if (now - e->recorded < KEY_USAGE_SECONDS || now - noted < KEY_USAGE_SECONDS) return;
+    if (!atomic_compare_exchange_strong(&e->noted, &noted, (int64_t)now)) return;
+    if (!key_usage_note(c->usage, hash)) atomic_store(&e->noted, 0);
 }
 
 enum key_result key_cache_lookup(struct key_cache *c, struct slice key, struct identity *out) {
@@ -135,13 +178,84 @@ enum key_result key_cache_lookup(struct key_cache *c, struct slice key, struct i
     if (key.len == 0) return KEY_UNKNOWN;
     sha256_hex(key, hash);
     pthread_rwlock_rdlock(&c->lock);
-    const struct entry *e = *slot_of(c, hash);
+    struct entry *e = *slot_of(c, hash);
     if (e && secret_equal(slice_make(e->hash, SHA256_HEX_LEN), slice_make(hash, SHA256_HEX_LEN))) {
-        result = e->expires != 0 && time(NULL) >= e->expires ? KEY_EXPIRED : KEY_OK;
+        time_t now = time(NULL);
+        result = e->expires != 0 && now >= e->expires ? KEY_EXPIRED : KEY_OK;
         if (result == KEY_OK) identity_copy(&e->identity, out);
+        if (result == KEY_OK) note_use(c, e, hash, now);
     }
     pthread_rwlock_unlock(&c->lock);
     return result;
+}
+
+size_t key_cache_count(struct key_cache *c) {
+    pthread_rwlock_rdlock(&c->lock);
+    size_t count = c->count;
+    pthread_rwlock_unlock(&c->lock);
+    return count;
+}
+
+void key_cache_mint_begin(struct key_cache *c) {
+    pthread_mutex_lock(&c->mint);
+}
+
+void key_cache_mint_end(struct key_cache *c) {
+    pthread_mutex_unlock(&c->mint);
+}
+
+/* ---- lists: names under the lock, objects after it ---- */
+
+struct names {
+    char (*items)[sizeof KEY_ID_PREFIX + KEY_ID_HEX];
+    size_t count, room;
+};
+
+static void add_name(struct names *names, const struct entry *e) {
+    if (names->count == names->room) {
+        names->room = names->room ? names->room * 2 : 16;
+        names->items = xrealloc(names->items, names->room * sizeof *names->items);
+    }
+    snprintf(names->items[names->count++], sizeof *names->items, "%s%.*s", KEY_ID_PREFIX, KEY_ID_HEX,
+             e->hash);
+}
+
+static int compare_names(const void *a, const void *b) {
+    return strcmp(a, b);
+}
+
+static struct object_list objects_of(struct key_cache *c, struct names *names) {
+    struct object_list list = {0};
+    if (names->count > 0) {
+        qsort(names->items, names->count, sizeof *names->items, compare_names);
+        list.items = xcalloc(names->count, sizeof *list.items);
+    }
+    for (size_t i = 0; i < names->count; i++) {
+        struct object *secret = c->store->ops->get(c->store, KIND_SECRET, c->namespace, names->items[i]);
+        if (secret) list.items[list.count++] = secret;
+    }
+    free(names->items);
+    return list;
+}
+
+struct object_list key_cache_of_user(struct key_cache *c, const char *user_id) {
+    struct names names = {0};
+    pthread_rwlock_rdlock(&c->lock);
+    uint64_t bucket = bucket_of_user(user_id);
+    for (const struct entry *e = c->user_buckets[bucket & (c->bucket_count - 1)]; e; e = e->user_next)
+        if (strcmp(e->identity.sub, user_id) == 0) add_name(&names, e);
+    pthread_rwlock_unlock(&c->lock);
+    return objects_of(c, &names);
+}
+
+struct object_list key_cache_of_sandbox(struct key_cache *c, const char *uid) {
+    struct names names = {0};
+    pthread_rwlock_rdlock(&c->lock);
+    for (size_t i = 0; i < c->bucket_count; i++)
+        for (const struct entry *e = c->buckets[i]; e; e = e->next)
+            if (e->identity.sandbox_uid && strcmp(e->identity.sandbox_uid, uid) == 0) add_name(&names, e);
+    pthread_rwlock_unlock(&c->lock);
+    return objects_of(c, &names);
 }
 
 /* ---- in the store ---- */
@@ -170,22 +284,37 @@ bool key_create(struct store *store, const char *install_namespace, const struct
     return true;
 }
 
-bool keys_revoke_sandbox(struct store *store, const char *install_namespace, const char *uid,
-                         struct error *err) {
+/* Removes these Secrets, as they are; who was quicker is fine. */
+static bool remove_all(struct store *store, const struct object_list *secrets,
+                       bool (*wanted)(const struct object *), struct error *err) {
     bool all = true;
-    cleanup_object_list struct object_list secrets =
-        store->ops->list(store, KIND_SECRET, namespace_or_default(install_namespace));
-    for (size_t i = 0; i < secrets.count; i++) {
-        struct object *secret = secrets.items[i];
-        cleanup_json json_t *record = key_record_read(secret->json);
-        if (!record || strcmp(json_str_at(record, "sandboxUid"), uid) != 0) continue;
+    for (size_t i = 0; i < secrets->count; i++) {
+        struct object *secret = secrets->items[i];
         struct store_preconditions same = {.uid = secret->uid};
         cleanup_error struct error failed = {0};
+        if (wanted && !wanted(secret)) continue;
         if (store->ops->remove(store, KIND_SECRET, secret->namespace, secret->name, &same, &failed) ||
             failed.status == 404)
             continue;
         all = false;
+        error_clear(err);
         error_move(err, &failed);
     }
     return all;
+}
+
+bool keys_revoke_sandbox(struct key_cache *c, const char *uid, struct error *err) {
+    cleanup_object_list struct object_list secrets = key_cache_of_sandbox(c, uid);
+    return remove_all(c->store, &secrets, NULL, err);
+}
+
+static bool has_expired(const struct object *secret) {
+    cleanup_json json_t *record = key_record_read(secret->json);
+    time_t at = record ? key_record_expiry(record) : 0;
+    return at != 0 && time(NULL) >= at;
+}
+
+bool keys_remove_expired(struct key_cache *c, const char *user_id, struct error *err) {
+    cleanup_object_list struct object_list secrets = key_cache_of_user(c, user_id);
+    return remove_all(c->store, &secrets, has_expired, err);
 }

@@ -13,6 +13,15 @@ struct key_cache;
 struct key_cache *key_cache_new(struct store *store, const char *install_namespace);
 void key_cache_free(struct key_cache *);
 
+/* Their Secrets, as the store has them now, in the order of their names: of a user, by the record's user
+ * id (W-55); made for the sandbox of that UID. */
+struct object_list key_cache_of_user(struct key_cache *, const char *user_id);
+struct object_list key_cache_of_sandbox(struct key_cache *, const char *uid);
+size_t key_cache_count(struct key_cache *);
+/* Held while keys are counted and another one is made. */
+void key_cache_mint_begin(struct key_cache *);
+void key_cache_mint_end(struct key_cache *);
+
 enum key_result { KEY_OK, KEY_UNKNOWN, KEY_EXPIRED };
 /* From memory, never blocks; compares in constant time, checks expiry at every call.
  * KEY_OK fills `out` (free with identity_free). */
@@ -32,5 +41,6 @@ bool key_create(struct store *store, const char *install_namespace, const struct
                 char key_text[API_KEY_LEN + 1], json_t **record, struct error *err);
 
 /* Removes the keys that were made for the sandbox of that UID (W-74). False: some are still there. Blocks. */
-bool keys_revoke_sandbox(struct store *store, const char *install_namespace, const char *uid,
-                         struct error *err);
+bool keys_revoke_sandbox(struct key_cache *cache, const char *uid, struct error *err);
+/* Removes those of a user's keys that have expired. Blocks. */
+bool keys_remove_expired(struct key_cache *cache, const char *user_id, struct error *err);

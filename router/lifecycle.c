@@ -158,7 +158,7 @@ bool lifecycle_delete(struct router *router, const struct object *sandbox, struc
         error_clear(err);
     }
     cleanup_error struct error left = {0};
-    if (!keys_revoke_sandbox(store, install_namespace(router->config), sandbox->uid, &left))
+    if (!keys_revoke_sandbox(router->keys, sandbox->uid, &left))
         log_warn("keys of a deleted sandbox stay until they expire; they open nothing", "sandbox",
                  sandbox->name, "error", left.message, NULL);
     return true;

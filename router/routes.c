@@ -240,6 +240,11 @@ const struct route routes[] = {
      GROUP_NONE, ROUTE_UNARY, PHASE_ANY, BODY_NONE, 0, admin_sharing, NULL,
      "{\"query\": {\"namespace\": \"string: only this namespace\"}, \"responses\": {\"200\": "
      "\"AdminSharing\"}}"},
+    {"GET", "/api/v1/admin/api-keys", "adminListApiKeys", "The API keys of everybody, or of one user",
+     AUTH_ADMIN, GROUP_NONE, ROUTE_UNARY, PHASE_ANY, BODY_NONE, 0, admin_keys, NULL,
+     "{\"query\": {\"user\": \"string: only this user's\", \"limit\": \"integer: at most so many, 1 to 500\","
+     " \"continue\": \"string: cursor of the previous page\"},"
+     " \"responses\": {\"200\": \"ApiKeyList\", \"400\": \"Error\"}}"},
     /* ---- governance ---- */
     {"GET", "/api/v1/governance/policies", "listPolicies", "The policies of the cluster and of namespaces",
      AUTH_USER, GROUP_NONE, ROUTE_INLINE, PHASE_ANY, BODY_NONE, 0, policies_list, NULL,

@@ -65,6 +65,7 @@ TABLE = {
     ("DELETE", API + "/templates/{name}"): ("admin", None),
     ("GET", API + "/admin/sandboxes"): ("admin", None),
     ("GET", API + "/admin/sharing"): ("admin", None),
+    ("GET", API + "/admin/api-keys"): ("admin", None),
     ("GET", API + "/governance/policies"): ("user", None),
     ("PUT", API + "/governance/policies"): ("admin", None),
     ("GET", API + "/governance/policies/{namespace}"): ("user", None),

@@ -1,12 +1,13 @@
 """API keys and the caller: http-api.md 2.15, 2.16 and 3.3."""
 
+import concurrent.futures
 import re
 import subprocess
 import time
 
 import pytest
 
-from harness import BINARY, WRAP, clean_environment, error_of, wait_for
+from harness import BINARY, WRAP, Router, clean_environment, error_of, wait_for
 
 API = "/api/v1"
 RFC3339 = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d{1,9})?(Z|[+-]\d\d:\d\d)$")
@@ -105,6 +106,100 @@ def test_create_key_beside_a_running_router(keyed):
     with keyed.client(key) as client:
         me = wait_for(lambda: (answer := client.get(API + "/user/me")).status_code == 200 and answer, 2, what="the new key")
         assert (me.json()["sub"], me.json()["name"]) == ("late", "label")
+
+
+def test_W54_last_use_is_written_down_once_an_hour(keyed, u1):
+    made = u1.post(API + "/user/api-keys", json={"name": "w54"}).json()
+
+    def listed():
+        return next(k for k in u1.get(API + "/user/api-keys").json()["keys"] if k["id"] == made["id"])
+    assert "lastUsedAt" not in listed()
+    with keyed.client(made["key"]) as client:
+        client.get(API + "/user/me")
+        at = wait_for(lambda: listed().get("lastUsedAt"), 10, what="lastUsedAt")
+        assert RFC3339.match(at)
+        time.sleep(1.1)
+        assert client.get(API + "/user/me").status_code == 200
+        time.sleep(0.5)
+        assert listed()["lastUsedAt"] == at
+    assert u1.delete(f"{API}/user/api-keys/{made['id']}").status_code == 200
+
+
+def test_W55_users_whose_labels_collide_do_not_see_each_other(keyed):
+    """`a|b` and `a/b` have one label."""
+    with keyed.client(keyed.create_key("a|b", "--name=one")) as one, keyed.client(keyed.create_key("a/b", "--name=two")) as two:
+        wait_for(lambda: one.get(API + "/user/me").status_code == two.get(API + "/user/me").status_code == 200, 5, what="the keys")
+        assert [k["name"] for k in one.get(API + "/user/api-keys").json()["keys"]] == ["one"]
+        assert [k["name"] for k in two.get(API + "/user/api-keys").json()["keys"]] == ["two"]
+
+
+def test_W75_caps_on_number_and_life():
+    with Router("--api-keys-per-user=5", "--api-key-max-lifetime=1h", keys=("u1",)) as router, router.client("u1") as client:
+        assert client.post(API + "/user/api-keys", json={}).json()["expiresAt"] is not None
+        error_of(client.post(API + "/user/api-keys", json={"expiresIn": "2h"}), 400)
+        assert client.post(API + "/user/api-keys", json={"expiresIn": "1s"}).status_code == 201
+        # u1's own key, two more: two are left, whoever asks at once
+        with concurrent.futures.ThreadPoolExecutor(10) as pool:
+            answers = list(pool.map(lambda _: client.post(API + "/user/api-keys", json={}), range(10)))
+        assert sorted(a.status_code for a in answers) == [201] * 2 + [409] * 8
+        assert error_of(answers[[a.status_code for a in answers].index(409)])["code"] == "key_limit_reached"
+        time.sleep(1.2)
+        assert client.post(API + "/user/api-keys", json={}).status_code == 201  # the expired one makes room
+        error_of(client.post(API + "/user/api-keys", json={}), 409)
+
+
+def test_W75_administrators_list_all_keys(keyed, u1, admin):
+    made = [u1.post(API + "/user/api-keys", json={"name": f"w75-{n}"}).json()["id"] for n in range(3)]
+    error_of(u1.get(API + "/admin/api-keys"), 403)
+    mine = admin.get(API + "/admin/api-keys", params={"user": "u1"}).json()["keys"]
+    assert set(made) <= {k["id"] for k in mine} and {k["userId"] for k in mine} == {"u1"}
+    found, cursor = [], None
+    for _ in range(200):
+        page = admin.get(API + "/admin/api-keys", params={"limit": 2, **({"continue": cursor} if cursor else {})}).json()
+        found += page["keys"]
+        cursor = page.get("continue")
+        if not cursor:
+            break
+    ids = [k["id"] for k in found]
+    assert ids == sorted(set(ids)) and set(made) <= set(ids)
+    assert not any("key" in k or "keyHash" in k for k in found)
+    assert {"u1", "admin"} <= {k["userId"] for k in found}
+    for value in ("0", "501", "x", "-1"):
+        error_of(admin.get(API + "/admin/api-keys", params={"limit": value}), 400)
+    assert admin.get(API + "/admin/api-keys", params={"user": "nobody"}).json() == {"keys": []}
+    for key in made:
+        assert admin.delete(f"{API}/user/api-keys/{key}").status_code == 200
+
+
+def test_W56_who_fails_too_often_is_told_to_slow_down():
+    """Failures of an address are limited; good credentials of that address go on."""
+    with Router("--ratelimit-auth-failures-rate=1", keys=("u1",)) as router, router.client("u1") as good, router.anonymous() as bad:
+        answers = [bad.get(API + "/user/me", headers={"X-API-Key": f"atk_{n:043d}"}) for n in range(130)]
+        assert {a.status_code for a in answers[:100]} == {401}
+        limited = answers[-1]
+        body = error_of(limited, 429)
+        assert body["error"] == "rate_limited" and int(limited.headers["Retry-After"]) == body["retryAfter"] >= 1
+        assert good.get(API + "/user/me").status_code == 200
+        assert error_of(bad.get(API + "/user/me"), 401)["error"] == "missing_authorization"  # no guess, no cost
+        assert 'agenttier_auth_total{outcome="limited"} 0' not in bad.get("/metrics").text
+
+
+def test_S08_revocation_and_expiry_hold_for_what_is_remembered(keyed, u1):
+    made = u1.post(API + "/user/api-keys", json={"expiresIn": "1s"}).json()
+    with keyed.client(made["key"]) as client, keyed.anonymous(headers={"Authorization": "Bearer " + made["key"]}) as bearer:
+        assert client.get(API + "/user/me").status_code == bearer.get(API + "/user/me").status_code == 200
+        time.sleep(1.2)
+        error_of(client.get(API + "/user/me"), 401)
+        error_of(bearer.get(API + "/user/me"), 401)
+
+
+def test_S08_part_of_a_key_tells_nothing(keyed):
+    """A key that shares its beginning with a good one is as unknown as any other."""
+    good = keyed.keys["u1"]
+    with keyed.anonymous() as client:
+        answers = {client.get(API + "/user/me", headers={"X-API-Key": key}).text
+                   for key in (good[:-1], good[:-1] + ("A" if good[-1] != "A" else "B"), good + "A", "atk_" + "A" * 43, "x")}
+    assert len(answers) == 1, answers
 
 
 def test_create_key_usage():

@@ -175,14 +175,14 @@ static void assert_refused(const char *text, const char *field) {
     cleanup_json json_t *body = json_of(text);
     struct key_body out;
     cleanup_error struct error err = {0};
-    ck_assert_msg(!key_body_parse(body, &out, &err), "taken: %s", text);
+    ck_assert_msg(!key_body_parse(body, 0, &out, &err), "taken: %s", text);
     assert_field_error(&err, field);
 }
 
 static struct key_body parsed(json_t *body) {
     struct key_body out;
     cleanup_error struct error err = {0};
-    ck_assert_msg(key_body_parse(body, &out, &err), "%s", err.message);
+    ck_assert_msg(key_body_parse(body, 0, &out, &err), "%s", err.message);
     return out;
 }
 
@@ -227,6 +227,37 @@ START_TEST(bodies) {
 }
 END_TEST
 
+START_TEST(W75_longest_life) {
+    static const int64_t hour = 3600000000000;
+    cleanup_error struct error err = {0};
+    struct key_body out;
+    cleanup_json json_t *forever = json_of("{}"), *longer = json_of("{'expiresIn':'61m'}"),
+                        *shorter = json_of("{'expiresIn':'59m'}");
+    ck_assert(key_body_parse(forever, hour, &out, &err));
+    ck_assert_int_eq(out.expires_in_ns, hour);
+    ck_assert(key_body_parse(shorter, hour, &out, &err));
+    ck_assert_int_eq(out.expires_in_ns, hour / 60 * 59);
+    ck_assert(!key_body_parse(longer, hour, &out, &err));
+    assert_field_error(&err, "expiresIn");
+}
+END_TEST
+
+START_TEST(W54_a_use_is_written_into_the_record) {
+    struct key_request q = request_of("ana");
+    cleanup_json json_t *secret = secret_of(&q);
+    cleanup_json json_t *record = key_record_read(secret);
+    ck_assert_int_eq(key_record_last_used(record), 0);
+    cleanup_json json_t *patch = key_record_used_patch(secret, now);
+    cleanup_json json_t *used = json_merge_patch(secret, patch);
+    cleanup_json json_t *after = key_record_read(used);
+    ck_assert_int_eq(key_record_last_used(after), now.tv_sec);
+    json_object_del(after, "lastUsedAt");
+    ck_assert(json_equal(record, after)); /* and nothing else */
+    cleanup_json json_t *other = json_of("{'metadata':{'name':'x'}}");
+    ck_assert_ptr_null(key_record_used_patch(other, now));
+}
+END_TEST
+
 /* ---- the table, over the real store ---- */
 
 START_TEST(keys_in_the_store_are_found_until_they_are_not) {
@@ -262,7 +293,29 @@ START_TEST(keys_in_the_store_are_found_until_they_are_not) {
     q = request_of("eve");
     ck_assert(key_create(store, "team", &q, foreign, NULL, &err));
     ck_assert_int_eq(key_cache_lookup(cache, slice_of(foreign), &who), KEY_UNKNOWN);
-    ck_assert(keys_revoke_sandbox(store, NULL, "u-7", &err));
+    /* Lists: by the user id, not by its label (W-55). */
+    cleanup_object_list struct object_list of_ana = key_cache_of_user(cache, "ana");
+    ck_assert_uint_eq(of_ana.count, 200);
+    cleanup_object_list struct object_list of_eve = key_cache_of_user(cache, "eve");
+    ck_assert_uint_eq(of_eve.count, 0);
+    cleanup_object_list struct object_list of_demo = key_cache_of_sandbox(cache, "u-7");
+    ck_assert_uint_eq(of_demo.count, 1);
+    /* W-75: what has expired makes room. */
+    ck_assert(keys_remove_expired(cache, "ana", &err));
+    ck_assert_uint_eq(key_cache_count(cache), 199);
+    ck_assert_int_eq(key_cache_lookup(cache, slice_of(keys[8]), &who), KEY_UNKNOWN);
+    /* W-54: uses reach the store, and a record that was used keeps its key working. */
+    for (int i = 0; i < 200; i++) {
+        cleanup_object struct object *used =
+            store->ops->get(store, KIND_SECRET, "agenttier", json_str_at(record, "id"));
+        cleanup_json json_t *shown = key_record_read(used->json);
+        if (key_record_last_used(shown) != 0) break;
+        ck_assert_msg(i < 199, "the use was not written down");
+        usleep(50000);
+    }
+    ck_assert_int_eq(key_cache_lookup(cache, slice_of(keys[0]), &who), KEY_OK);
+    identity_free(&who);
+    ck_assert(keys_revoke_sandbox(cache, "u-7", &err));
     ck_assert_int_eq(key_cache_lookup(cache, slice_of(keys[7]), &who), KEY_UNKNOWN);
     ck_assert(store->ops->remove(store, KIND_SECRET, "agenttier", json_str_at(record, "id"), NULL, &err));
     ck_assert_int_eq(key_cache_lookup(cache, slice_of(keys[0]), &who), KEY_UNKNOWN);
@@ -274,4 +327,5 @@ START_TEST(keys_in_the_store_are_found_until_they_are_not) {
 END_TEST
 
 RUN_TESTS("keys", a_user_key, a_scoped_key_is_bound_and_never_admin, an_admin_key_of_the_command,
-          records_that_are_not_right, user_labels, bodies, keys_in_the_store_are_found_until_they_are_not)
+          records_that_are_not_right, user_labels, bodies, W75_longest_life,
+          W54_a_use_is_written_into_the_record, keys_in_the_store_are_found_until_they_are_not)

@@ -216,3 +216,88 @@ def test_W43_bulk_pays_for_each_item():
         error_of(u1.post(BULK, json={"items": [item("x")] * 100}), 429)
         assert u2.post(BULK, json={"items": [item("")] * 99}).status_code == 200
         error_of(u2.post(BULK, json={"items": [item("")] * 20}), 429)
+
+
+# ---- quotas ----
+
+@pytest.fixture
+def capped(admin, fresh):
+    """A namespace and a template of its own, and a way to give the namespace a policy."""
+    name = "bulk-" + fresh
+    assert admin.post(API + "/templates", json={"name": name, "spec": {"mode": "agent"}}).status_code == 201
+
+    def put(**policy):
+        assert admin.put(f"{API}/governance/policies/{name}", json=policy).status_code == 200
+        return name
+    yield put
+    admin.delete(f"{API}/governance/policies/{name}")
+    left = [s["name"] for s in admin.get(API + "/sandboxes", params={"namespace": name}).json()["sandboxes"]]
+    if left:
+        admin.post(ACT, json={"action": "delete", "ids": left}, params={"namespace": name})
+    wait_for(lambda: admin.delete(f"{API}/templates/{name}").status_code in (204, 404))
+
+
+def boxes(namespace, *names):
+    return {"items": [{"name": n, "namespace": namespace, "template": namespace} for n in names]}
+
+
+def there(client, namespace):
+    return sorted(s["name"] for s in client.get(API + "/sandboxes", params={"namespace": namespace}).json()["sandboxes"])
+
+
+@pytest.mark.parametrize("policy, code", [({"maxSandboxesTotal": 3}, "namespace_quota_exceeded"),
+                                          ({"maxSandboxesPerUser": 3}, "user_quota_exceeded"),
+                                          ({"maxAgentSandboxes": 3}, "agent_sandbox_quota_exceeded")])
+def test_vector_29_what_does_not_fit_is_refused_whole(u1, capped, policy, code):
+    ns = capped(**policy)
+    assert ids(u1.post(BULK, json=boxes(ns, "a", "b"))) == ["a", "b"]
+    answer = u1.post(BULK, json={"items": [item("elsewhere-29"), *boxes(ns, "c", "d")["items"]]})
+    body = error_of(answer, 409)
+    assert (body["error"], body["namespace"]) == ("quota_would_exceed", ns)
+    assert [set(v) for v in body["violations"]] == [{"code", "message"}] and body["violations"][0]["code"] == code
+    assert there(u1, ns) == ["a", "b"] and "elsewhere-29" not in there(u1, "default")
+    assert ids(u1.post(BULK, json=boxes(ns, "c"))) == ["c"]  # the cap itself may be reached
+
+
+def test_6_7_items_that_fail_by_themselves_count(u1, capped):
+    ns = capped(maxSandboxesTotal=2)
+    bad = {"items": [*boxes(ns, "a", "b")["items"], {"name": "", "namespace": ns, "template": ns}]}
+    assert error_of(u1.post(BULK, json=bad), 409)["error"] == "quota_would_exceed"
+    assert there(u1, ns) == []
+
+
+def test_I31_a_retry_at_the_quota_is_no_new_request(u1, capped, fresh):
+    ns = capped(maxSandboxesTotal=2)
+    for _ in range(3):
+        assert ids(u1.post(BULK, json=boxes(ns, "a", "b"), headers={"Idempotency-Key": fresh})) == ["a", "b"]
+    error_of(u1.post(BULK, json=boxes(ns, "a", "b")), 409)
+
+
+def test_W65_each_item_is_checked_as_a_single_create(u1, capped):
+    ns = capped(maxTimeout="1h", maxSandboxesTotal=5)
+    body = boxes(ns, "a", "b")
+    body["items"][0]["timeout"] = "2h"
+    body["items"][1]["timeout"] = "30m"
+    results = u1.post(BULK, json=body).json()["results"]
+    assert [r["status"] for r in results] == ["error", "created"]
+    assert results[0]["error"].startswith("policy_violation: timeout") and results[0]["code"] == "policy_violation"
+    assert [v["code"] for v in results[0]["violations"]] == ["timeout_exceeded"]
+
+
+def test_S31_parallel_batches_never_pass_the_quota(keyed, u1, capped):
+    """Batches and single creates at once: whatever is refused, by the batch rule or item by item, no more than the quota is there."""
+    ns = capped(maxSandboxesTotal=10)
+
+    def batch(i):
+        with keyed.client("u1") as client:
+            if i % 4 == 3:
+                answer = client.post(API + "/sandboxes", json=boxes(ns, f"single-{i}")["items"][0])
+                assert answer.status_code in (201, 403), answer.text
+                return int(answer.status_code == 201)
+            answer = client.post(BULK, json=boxes(ns, *(f"b{i}-{j}" for j in range(4))))
+            return len(ids(answer)) if answer.status_code == 200 else error_of(answer, 409) and 0
+
+    with concurrent.futures.ThreadPoolExecutor(16) as pool:
+        made = sum(pool.map(batch, range(16)))
+    assert made == len(there(u1, ns))
+    assert 7 <= made <= 10  # a batch of four is refused only when fewer than four places are left

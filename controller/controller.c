@@ -45,7 +45,6 @@ static const struct {
     {KIND_POD, on_owned},
     {KIND_PERSISTENT_VOLUME_CLAIM, on_owned},
     {KIND_NETWORK_POLICY, on_owned},
-    {KIND_SECRET, on_owned},
 };
 
 /* ---- start and stop ---------------------------------------------------------------------------- */

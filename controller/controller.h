@@ -12,7 +12,7 @@ struct controller;
 /* Brings agenttier-runtime into a running pod; NULL where nothing does. Called from passes, often for the
  * same pod: must be quick and remember what it has under way. */
 struct runtime_bringer {
-    void (*bring)(void *ctx, struct object *sandbox, struct object *pod, const char *token);
+    void (*bring)(void *ctx, struct object *sandbox, struct object *pod);
     void *ctx;
 };
 

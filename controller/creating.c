@@ -38,9 +38,9 @@ static enum step make_all(struct pass *p, struct created *made, struct error *er
     enum step s = ensure_claim(p, made->resolved, &made->claim, err);
     if (s == STEP_DONE) s = ensure_policy(p, made->resolved, err);
     /* Only where the pod's environment names it must it be there first. */
-    if (s == STEP_DONE && runtime && settings->delivery == DELIVERY_IMAGE) s = ensure_token(p, NULL, err);
+    if (s == STEP_DONE && runtime && settings->delivery == DELIVERY_IMAGE) s = ensure_token(p, err);
     if (s == STEP_DONE) s = ensure_pod(p, made->resolved, made->claim, &made->pod, err);
-    if (s == STEP_DONE && runtime) s = ensure_token(p, NULL, err);
+    if (s == STEP_DONE && runtime) s = ensure_token(p, err);
     return s;
 }
 
@@ -150,7 +150,7 @@ static int64_t look_at_pod(struct pass *p, struct created *made) {
         if (!remove_exactly(p->c, made->pod)) return PASS_FAILED;
         state = POD_ENDING;
     }
-    if (state != POD_ENDING) bring_runtime(p, made->pod);
+    if (state == POD_PENDING) bring_runtime(p, made->pod); /* a ready one is Running first */
     switch (state) {
     case POD_READY: return to_running(p, made);
     case POD_FAILED: return pod_failed(p, made->pod);

@@ -29,18 +29,6 @@ static enum step refused(struct pass *p, const char *what, struct error *err) {
     return STEP_RETRY;
 }
 
-/* The object of that name as the apiserver has it: the watch caches hold only what carries our labels. A
- * merge patch of nothing changes nothing and answers with the object. */
-static struct object *look(struct pass *p, enum kind kind, const char *name) {
-    cleanup_json json_t *nothing = json_object();
-    struct object *o = NULL;
-    cleanup_error struct error err = {0};
-    if (p->c->store->ops->patch(p->c->store, kind, STORE_MAIN, p->who.namespace, name, nothing, NULL, &o,
-                                &err))
-        return o;
-    return NULL;
-}
-
 /* Creates `json` (taken). With AGAIN it is there: `*there`. */
 static enum step create(struct pass *p, enum kind kind, json_t *json, const char *what, struct object **made,
                         struct object **there, struct error *err) {
@@ -48,7 +36,7 @@ static enum step create(struct pass *p, enum kind kind, json_t *json, const char
     if (p->c->store->ops->create(p->c->store, kind, object, made, err)) return STEP_DONE;
     if (!err->code || strcmp(err->code, ERR_ALREADY_EXISTS) != 0) return refused(p, what, err);
     error_clear(err);
-    *there = look(p, kind, json_str_at(object, "metadata.name"));
+    *there = look_up(p, kind, json_str_at(object, "metadata.name"));
     return *there ? STEP_AGAIN : STEP_RETRY;
 }
 
@@ -156,32 +144,24 @@ enum step ensure_policy(struct pass *p, const json_t *resolved, struct error *er
 
 #define TOKEN_FAILED "Runtime-token secret failed"
 
-enum step ensure_token(struct pass *p, char **token, struct error *err) {
-    struct store *store = p->c->store;
-    cleanup_free char *name = name_of_token(p->sandbox);
-    cleanup_object struct object *o = store->ops->get(store, KIND_SECRET, p->who.namespace, name);
-    if (!o) {
-        struct object *made = NULL;
-        enum step s = create(p, KIND_SECRET, token_secret_build(p->sandbox), TOKEN_FAILED, &made, &o, err);
-        if (s == STEP_DONE) {
-            o = made;
-        } else if (!o) {
-            return s;
-        }
-    }
+/* The Secrets of a cluster are not watched: to list them needs the right to read all of them (I37). So it is
+ * made without looking, and looked at by its name when it was there. */
+enum step ensure_token(struct pass *p, struct error *err) {
+    if (p->memory->token_there) return STEP_DONE;
+    cleanup_object struct object *o = NULL;
+    enum step s = create(p, KIND_SECRET, token_secret_build(p->sandbox), TOKEN_FAILED, NULL, &o, err);
+    p->memory->token_there = s == STEP_DONE;
+    if (!o) return s;
     /* A token that somebody else knew guards nothing. */
     if (whose(p, o) != OURS || going(o)) {
-        enum step s = make_room(p, o, TOKEN_FAILED, err);
+        s = make_room(p, o, TOKEN_FAILED, err);
         return s == STEP_WAIT && !going(o) ? STEP_AGAIN : s;
     }
     char *text = token_secret_read(o);
     if (!text) return remove_exactly(p->c, o) ? STEP_AGAIN : STEP_RETRY;
-    if (token)
-        *token = text;
-    else {
-        explicit_bzero(text, strlen(text));
-        free(text);
-    }
+    explicit_bzero(text, strlen(text));
+    free(text);
+    p->memory->token_there = true;
     return STEP_DONE;
 }
 

@@ -22,7 +22,7 @@ int64_t to_error(struct pass *p, const char *message) {
         p->c->store, p->who, p->phase,
         json_pack("{s:s, s:n, s:o}", "phase", "Error", "podName", "message", message_text(message)));
     if (r != WRITE_DONE) return after_write(r);
-    p->memory->swept = false;
+    p->memory->swept = p->memory->token_there = false;
     p->memory->tries = 0;
     p->memory->try_at = monotonic_ms() + TRY_AGAIN_S * 1000;
     events_emit(p->c->events, p->sandbox, "Warning", "Error", "%s", message);
@@ -45,7 +45,7 @@ int64_t infrastructure_failure(struct pass *p, const char *reason) {
                                        message_text(message), "restartCount", (json_int_t)count));
     if (r != WRITE_DONE) return after_write(r);
     p->memory->failed_at = monotonic_ms();
-    p->memory->swept = false;
+    p->memory->swept = p->memory->token_there = false;
     atomic_fetch_add(&p->c->restarts, spent ? 0 : 1);
     if (spent)
         events_emit(p->c->events, p->sandbox, "Warning", "Error", "%s", message);

@@ -40,6 +40,7 @@ struct memory {
     bool seen_creating; /* the event was written */
     bool swept;         /* no pod is left in Stopped or Error */
     bool told_lost;     /* that its volume is gone */
+    bool token_there;   /* the Secret was seen, for the pod that runs or is made now */
     int64_t failed_at;  /* monotonic ms of the failure that a restart waits for */
     unsigned tries;     /* of what failed, in Error */
     int64_t try_at;     /* monotonic ms of the next one */
@@ -51,6 +52,7 @@ struct pass {
     struct object *sandbox; /* as it was at the pass's begin */
     struct sandbox_ref who;
     const char *phase; /* of sandbox; "" = absent */
+    bool bring_again;  /* the runtime could not be asked for */
 };
 
 /* All of these return what queue_pass_fn returns. */
@@ -87,13 +89,16 @@ enum step {
 /* *claim: its name, malloc'ed, with DONE. */
 enum step ensure_claim(struct pass *p, const json_t *resolved, char **claim, struct error *err);
 enum step ensure_policy(struct pass *p, const json_t *resolved, struct error *err);
-/* *token (may be NULL): malloc'ed, with DONE. */
-enum step ensure_token(struct pass *p, char **token, struct error *err);
+enum step ensure_token(struct pass *p, struct error *err);
 /* *pod: the sandbox's own, whatever state it is in, with DONE. */
 enum step ensure_pod(struct pass *p, const json_t *resolved, const char *claim, struct object **pod,
                      struct error *err);
 
 /* removal.c */
+/* The object of that name as the apiserver has it; NULL when there is none, or no answer. The watch caches
+ * hold only what carries our labels, and no Secrets. A merge patch of nothing changes nothing and answers
+ * with the object. */
+struct object *look_up(struct pass *p, enum kind kind, const char *name);
 /* The pod that status.podName names, or the one of the usual name, if it is this sandbox's own; or NULL. */
 struct object *own_pod(struct pass *p);
 /* Removes that object, and no other one of the same name. False: logged, try again. */

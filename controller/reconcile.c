@@ -6,6 +6,8 @@
 #include <stdio.h>
 #include <time.h>
 
+#define BRING_AGAIN_MS 2000
+
 int64_t after_write(enum write_result result) {
     return result == WRITE_FAILED ? PASS_FAILED : PASS_AGAIN;
 }
@@ -54,6 +56,7 @@ int64_t reconcile(void *ctx, const char *key, void **kept) {
                      .who = {o->namespace, o->name, o->uid},
                      .phase = json_str_at(o->json, "status.phase")};
     int64_t next = by_phase(&p);
+    if (p.bring_again && (next > BRING_AGAIN_MS || next == PASS_NONE)) next = BRING_AGAIN_MS;
     atomic_fetch_add(&c->passes, 1);
     atomic_fetch_add(&c->failed_passes, next == PASS_FAILED ? 1 : 0);
     atomic_fetch_add(&c->pass_ns, nanoseconds() - begun);

@@ -5,6 +5,16 @@
 #include "common/text.h"
 #include "controller/names.h"
 
+struct object *look_up(struct pass *p, enum kind kind, const char *name) {
+    cleanup_json json_t *nothing = json_object();
+    struct object *o = NULL;
+    cleanup_error struct error err = {0};
+    if (p->c->store->ops->patch(p->c->store, kind, STORE_MAIN, p->who.namespace, name, nothing, NULL, &o,
+                                &err))
+        return o;
+    return NULL;
+}
+
 struct object *own_pod(struct pass *p) {
     struct store *store = p->c->store;
     cleanup_free char *usual = name_of_pod(p->sandbox);
@@ -65,7 +75,7 @@ static bool remove_named(struct pass *p, enum kind kind, const char *name) {
 static bool remove_key_record(struct pass *p) {
     cleanup_free char *name = name_of_scoped_key(p->sandbox);
     struct store *store = p->c->store;
-    cleanup_object struct object *secret = store->ops->get(store, KIND_SECRET, p->who.namespace, name);
+    cleanup_object struct object *secret = look_up(p, KIND_SECRET, name);
     cleanup_buffer struct buffer key = {0};
     if (!secret || !is_owned_by(secret, p->sandbox) ||
         !base64_decode(slice_of(json_str_at(secret->json, "data.key")), &key) || key.len == 0)
@@ -92,7 +102,6 @@ int64_t phase_deleting(struct pass *p) {
     if (*claim) all = remove_named(p, KIND_PERSISTENT_VOLUME_CLAIM, claim) && all;
     all = remove_named(p, KIND_PERSISTENT_VOLUME_CLAIM, usual_claim) && all;
     all = remove_named(p, KIND_NETWORK_POLICY, policy) && all;
-    all = remove_named(p, KIND_SECRET, token) && all;
     all = remove_key_record(p) && all;
     if (!all) return PASS_FAILED;
     enum write_result r = sandbox_remove_finalizer(p->c->store, p->who);

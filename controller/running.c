@@ -16,7 +16,7 @@ int64_t stop(struct pass *p, const char *reason, const char *event, const char *
         p->c->store, p->who, p->phase,
         json_pack("{s:s, s:n, s:n, s:s}", "phase", "Stopped", "podName", "startedAt", "message", reason));
     if (r != WRITE_DONE) return after_write(r);
-    p->memory->swept = false;
+    p->memory->swept = p->memory->token_there = false;
     if (event) events_emit(p->c->events, p->sandbox, "Normal", event, "%s", event_message);
     events_emit(p->c->events, p->sandbox, "Normal", "Stopped", "%s", reason);
     log_info("sandbox stopped", "namespace", p->who.namespace, "sandbox", p->who.name, "why", reason, NULL);
@@ -37,12 +37,10 @@ void bring_runtime(struct pass *p, struct object *pod) {
     const char *id = pod_container_id(pod);
     if (!delivery || strcmp(delivery, "exec") != 0 || !*id || (ready && strcmp(ready, id) == 0)) return;
     cleanup_error struct error err = {0};
-    char *token = NULL;
-    if (ensure_token(p, &token, &err) != STEP_DONE)
-        return; /* the next pass, which the Secret's watch asks for */
-    c->bringer.bring(c->bringer.ctx, p->sandbox, pod, token);
-    explicit_bzero(token, strlen(token));
-    free(token);
+    if (ensure_token(p, &err) == STEP_DONE)
+        c->bringer.bring(c->bringer.ctx, p->sandbox, pod);
+    else
+        p->bring_again = true;
 }
 
 /* A pod that runs but is not ready: said, and taken back. */

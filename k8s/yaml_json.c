@@ -16,6 +16,7 @@ struct builder {
     json_t *root;
     json_t *anchors; /* name -> complete value */
     size_t nodes;
+    bool typed;
     struct error *err;
 };
 
@@ -66,12 +67,25 @@ static bool put(struct builder *b, json_t *value, const yaml_mark_t *at) {
     return ok || refuse(b, at, "a key is not UTF-8");
 }
 
+/* A plain scalar of the JSON schema: true, false, a number. NULL: text. */
+static json_t *typed_scalar(struct slice text) {
+    if (slice_equal_str(text, "true") || slice_equal_str(text, "false"))
+        return json_boolean(text.ptr[0] == 't');
+    char first = text.len > 0 ? text.ptr[0] : 'x';
+    if (first != '-' && (first < '0' || first > '9')) return NULL;
+    json_t *number = json_loadb(text.ptr, text.len, JSON_DECODE_ANY, NULL);
+    if (json_is_number(number)) return number;
+    json_decref(number);
+    return NULL;
+}
+
 static bool scalar(struct builder *b, const yaml_event_t *event) {
     struct slice text = slice_make((const char *)event->data.scalar.value, event->data.scalar.length);
     bool plain = event->data.scalar.style == YAML_PLAIN_SCALAR_STYLE;
     bool nothing = plain && (text.len == 0 || slice_equal_str(text, "~") || slice_equal_str(text, "null"));
     if (memchr(text.ptr, '\0', text.len)) return refuse(b, &event->start_mark, "a NUL is not allowed");
-    json_t *value = nothing ? json_null() : json_stringn(text.ptr, text.len);
+    json_t *value = nothing ? json_null() : plain && b->typed ? typed_scalar(text) : NULL;
+    if (value == NULL) value = json_stringn(text.ptr, text.len);
     if (value == NULL) return refuse(b, &event->start_mark, "a value is not UTF-8");
     if (!remember(b, (const char *)event->data.scalar.anchor, value, &event->start_mark)) {
         json_decref(value);
@@ -138,7 +152,7 @@ static bool run(yaml_parser_t *parser, struct builder *b) {
     return true;
 }
 
-json_t *yaml_parse(struct slice text, struct error *err) {
+static json_t *parse(struct slice text, bool typed, struct error *err) {
     if (text.len > YAML_MAX_BYTES) {
         error_set(err, 400, ERR_BAD_REQUEST, "the YAML is above 1 MiB");
         return NULL;
@@ -150,10 +164,18 @@ json_t *yaml_parse(struct slice text, struct error *err) {
     }
     yaml_parser_set_encoding(&parser, YAML_UTF8_ENCODING);
     yaml_parser_set_input_string(&parser, (const unsigned char *)text.ptr, text.len);
-    struct builder b = {.anchors = json_object(), .err = err};
+    struct builder b = {.anchors = json_object(), .typed = typed, .err = err};
     json_t *root = run(&parser, &b) ? steal_ptr(b.root) : NULL;
     bool empty = root == NULL && b.depth == 0 && (!err || !err->status);
     builder_free(&b);
     yaml_parser_delete(&parser);
     return empty ? json_null() : root;
+}
+
+json_t *yaml_parse(struct slice text, struct error *err) {
+    return parse(text, false, err);
+}
+
+json_t *yaml_parse_typed(struct slice text, struct error *err) {
+    return parse(text, true, err);
 }

@@ -16,3 +16,5 @@
  * tree, do not change it. Refused: duplicate and non-scalar keys, merge keys, invalid UTF-8, NUL, and
  * what is above the limits. */
 json_t *yaml_parse(struct slice text, struct error *err);
+/* The same with true, false and numbers as such where they stand without quotes: for manifests. */
+json_t *yaml_parse_typed(struct slice text, struct error *err);

@@ -20,16 +20,29 @@
 #define DEFAULT_ADDRESS "0.0.0.0:9000"
 #define BACKLOG         128
 #define GRACE_MAX       3600
+#define TOKEN_MAX       4096
+
+#define EXIT_ADDRESS_TAKEN 3
 
 struct flags {
     const char *listen_addr;
     int listen_fd;
     int grace_seconds;
-    bool no_token;
+    bool no_token, token_stdin, detach;
     enum log_format log_format;
 };
 
-enum { FLAG_FD = 1, FLAG_ADDR, FLAG_GRACE, FLAG_NO_TOKEN, FLAG_LOG, FLAG_VERSION, FLAG_HELP };
+enum {
+    FLAG_FD = 1,
+    FLAG_ADDR,
+    FLAG_GRACE,
+    FLAG_NO_TOKEN,
+    FLAG_TOKEN_STDIN,
+    FLAG_DETACH,
+    FLAG_LOG,
+    FLAG_VERSION,
+    FLAG_HELP
+};
 
 static const char help[] =
     "Usage: agenttier-runtime [--listen-fd=N | --listen-addr=HOST:PORT] [flags]\n"
@@ -39,7 +52,10 @@ static const char help[] =
     "  --listen-fd=N          a listening socket that was opened already\n"
     "  --listen-addr=ADDRESS  listen on TCP (default " DEFAULT_ADDRESS "); the bearer token is\n"
     "                         the environment variable " TOKEN_VARIABLE "\n"
+    "  --token-stdin          the token is the first line of standard input instead\n"
     "  --insecure-no-token    serve TCP without a token\n"
+    "  --detach               once it listens, go on in the background; the exit status says whether it "
+    "does\n"
     "  --grace-seconds=N      between TERM and KILL when the runtime stops (default 5)\n"
     "  --log-format=FORMAT    json (default) or text\n"
     "  --version, --help\n";
@@ -57,6 +73,8 @@ static int parse_flags(int argc, char **argv, struct flags *f) {
                                             {"listen-addr", required_argument, NULL, FLAG_ADDR},
                                             {"grace-seconds", required_argument, NULL, FLAG_GRACE},
                                             {"insecure-no-token", no_argument, NULL, FLAG_NO_TOKEN},
+                                            {"token-stdin", no_argument, NULL, FLAG_TOKEN_STDIN},
+                                            {"detach", no_argument, NULL, FLAG_DETACH},
                                             {"log-format", required_argument, NULL, FLAG_LOG},
                                             {"version", no_argument, NULL, FLAG_VERSION},
                                             {"help", no_argument, NULL, FLAG_HELP},
@@ -70,6 +88,8 @@ static int parse_flags(int argc, char **argv, struct flags *f) {
         case FLAG_ADDR: f->listen_addr = optarg; break;
         case FLAG_GRACE: good = parse_number(optarg, GRACE_MAX, &f->grace_seconds); break;
         case FLAG_NO_TOKEN: f->no_token = true; break;
+        case FLAG_TOKEN_STDIN: f->token_stdin = true; break;
+        case FLAG_DETACH: f->detach = true; break;
         case FLAG_LOG:
             good = strcmp(optarg, "json") == 0 || strcmp(optarg, "text") == 0;
             f->log_format = strcmp(optarg, "text") == 0 ? LOG_FORMAT_TEXT : LOG_FORMAT_JSON;
@@ -140,6 +160,31 @@ static char *take_token(void) {
     return token;
 }
 
+/* The first line of standard input, read byte by byte: what follows it is not ours. NULL: there is none. */
+static char *read_token(void) {
+    char line[TOKEN_MAX + 1];
+    size_t n = 0;
+    for (ssize_t got; n < TOKEN_MAX; n++) {
+        do
+            got = read(0, line + n, 1);
+        while (got < 0 && errno == EINTR);
+        if (got <= 0 || line[n] == '\n') break;
+    }
+    line[n] = '\0';
+    char *token = n > 0 && n < TOKEN_MAX ? xstrdup(line) : NULL;
+    explicit_bzero(line, sizeof line);
+    return token;
+}
+
+/* The parent ends, which says that we listen; we are nobody's child and have no terminal. */
+static bool go_on_in_background(void) {
+    pid_t pid = fork();
+    if (pid < 0) return false;
+    if (pid > 0) _exit(0);
+    setsid();
+    return dup2(0, 1) >= 0 && dup2(0, 2) >= 0; /* 0 is /dev/null by now */
+}
+
 /* Descriptors 0 to 2 are there; all others are not for commands. */
 static bool tidy_descriptors(void) {
     int null = open("/dev/null", O_RDWR | O_CLOEXEC);
@@ -160,14 +205,22 @@ int main(int argc, char **argv) {
     int status = parse_flags(argc, argv, &f);
     if (status >= 0) return status;
     log_configure(LOG_LEVEL_INFO, f.log_format, 2);
+    /* What runs beside us has our uid: it may neither trace us nor read our memory. */
+    prctl(PR_SET_DUMPABLE, 0);
+    char *token = take_token();
+    if (f.token_stdin) {
+        free(token);
+        token = read_token();
+        if (!token) {
+            log_error("no token on standard input", NULL);
+            return 1;
+        }
+    }
     if (!tidy_descriptors()) {
         log_error("cannot open /dev/null", "why", strerror(errno), NULL);
         return 1;
     }
-    /* What runs beside us has our uid: it may neither trace us nor read our memory. */
-    prctl(PR_SET_DUMPABLE, 0);
     struct server_options options = {.listen_fd = f.listen_fd, .grace_seconds = f.grace_seconds};
-    char *token = take_token();
     options.serve.umask = umask(0);
     umask(options.serve.umask);
     if (f.listen_fd < 0)
@@ -175,8 +228,9 @@ int main(int argc, char **argv) {
     else if (!adopt_socket(f.listen_fd, &options.local))
         options.listen_fd = -1;
     if (options.listen_fd < 0) {
-        log_error("cannot listen", "why", strerror(errno), NULL);
-        return 1;
+        int errnum = errno;
+        log_error("cannot listen", "why", strerror(errnum), NULL);
+        return errnum == EADDRINUSE ? EXIT_ADDRESS_TAKEN : 1;
     }
     if (!options.local) {
         /* Without a token nothing but /healthz is served: no request can bear an empty one. */
@@ -185,6 +239,10 @@ int main(int argc, char **argv) {
             log_warn(f.no_token ? "every request is accepted" : "no token: requests are refused", NULL);
     }
     log_info("runtime started", "version", AGENTTIER_VERSION, NULL);
+    if (f.detach && !go_on_in_background()) {
+        log_error("cannot go on in the background", "why", strerror(errno), NULL);
+        return 1;
+    }
     status = server_run(&options);
     free(token);
     return status;

@@ -82,12 +82,11 @@ static struct controller *controller;
 static struct {
     _Atomic int calls;
     pthread_mutex_t lock;
-    char token[64], uid[64];
+    char uid[64];
 } brought = {.lock = PTHREAD_MUTEX_INITIALIZER};
 
-static void bring(void *ctx, struct object *sandbox, struct object *pod, const char *token) {
+static void bring(void *ctx, struct object *sandbox, struct object *pod) {
     pthread_mutex_lock(&brought.lock);
-    snprintf(brought.token, sizeof brought.token, "%s", token);
     snprintf(brought.uid, sizeof brought.uid, "%s", pod->uid);
     pthread_mutex_unlock(&brought.lock);
     brought.calls++;

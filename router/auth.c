@@ -192,7 +192,7 @@ bool auth_find_sandbox(struct request *r, struct error *err) {
     cleanup_object struct object *sandbox = sandbox_lookup(
         r->backend->store, &r->identity, sandbox_namespace(r->router->config),
         ours ? request_query(r, "namespace") : NULL, request_param(r, "id"), least_level(r), err);
-    if (!sandbox && r->route->auth == AUTH_SANDBOX_SHARE) {
+    if (!sandbox && r->route->auth == AUTH_SANDBOX_SHARE && err->status == 404) {
         error_clear(err);
         error_set(err, 403, "not_owner", "only its owner or an administrator may share sandbox %s",
                   request_param(r, "id"));

@@ -2,6 +2,7 @@
  * ConfigMap (http-api-extended.md 11.2, 2). Writers that race are told so if they ask with If-Match, and
  * PATCH changes single members. */
 #include "common/secret.h"
+#include "router/freshness.h"
 #include "router/handlers.h"
 #include "router/http_range.h"
 #include "router/router.h"
@@ -67,10 +68,11 @@ static void answer(struct request *r, const char *text) {
 
 void preferences_get(struct request *r) {
     cleanup_error struct error err = {0};
-    struct store *store = r->backend->store;
     cleanup_object struct object *map = get_map(r);
     /* Not knowing is not the same as there being none. */
-    if (!map && !store->ops->ready(store, &err)) {
+    error_set(&err, 404, ERR_NOT_FOUND, "no preferences are stored");
+    if (!map) freshness_doubt(r->backend->store, "whether preferences are stored", &err);
+    if (err.status != 404) {
         reply_error(r, &err);
         return;
     }

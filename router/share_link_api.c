@@ -2,6 +2,7 @@
  * (http-api.md 2.13; W-13) */
 #include "common/log.h"
 #include "router/auth.h"
+#include "router/freshness.h"
 #include "router/handlers.h"
 #include "router/sandbox_event.h"
 #include "router/sandbox_view.h"
@@ -138,6 +139,7 @@ void share_links_redeem(struct request *r) {
     cleanup_object struct object *sandbox = sandbox_of_token(r->backend->store, token);
     if (!sandbox) {
         error_set(&err, 404, "share_link_not_found", "this share link does not exist or was revoked");
+        freshness_doubt(r->backend->store, "the share link", &err);
         reply_error(r, &err);
         return;
     }

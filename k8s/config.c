@@ -80,6 +80,7 @@ static char *read_file(const char *folder, const char *name, struct error *err) 
         error_set(err, 400, ERR_BAD_REQUEST, "%s is %s", path, n > 0 ? "above 1 MiB" : "not a text");
         return NULL;
     }
+    if (text.len == 0) return xstrdup("");
     buffer_cstr(&text);
     return buffer_steal(&text, NULL);
 }

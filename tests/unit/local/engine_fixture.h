@@ -51,7 +51,9 @@ UNUSED static const char *why_not(void) {
     static char reason[600];
     struct error err = {0};
     if (!runtime_program()) return "AGENTTIER_RUNTIME does not name the built agenttier-runtime";
-    if (selfcheck_bubblewrap(&err)) return NULL;
+    struct selfcheck check;
+    selfcheck_begin(&check);
+    if (selfcheck_end(&check, &err)) return NULL;
     snprintf(reason, sizeof reason, "%s", err.message);
     return reason;
 }

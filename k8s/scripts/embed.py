@@ -4,7 +4,7 @@ import pathlib
 import re
 import sys
 
-*sources, out = sys.argv[1:]
+out, *sources = sys.argv[1:]
 text = {pathlib.Path(s).stem: pathlib.Path(s).read_text(encoding="utf-8") for s in sources}
 
 

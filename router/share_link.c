@@ -69,9 +69,10 @@ json_t *share_link_created_json(const json_t *link, const char *token) {
                      json_object_get(link, "maxUses"), "warning", "this token is shown only once");
 }
 
+/* From 0 to the greatest number of uses, whatever is stored. */
 static json_int_t number_of(const json_t *link, const char *name) {
     json_int_t n = json_integer_value(json_object_get(link, name));
-    return n > 0 ? n : 0;
+    return n < 0 ? 0 : n > LINK_USES_MAX ? LINK_USES_MAX : n;
 }
 
 /* A time that cannot be read has passed. */

@@ -139,6 +139,9 @@ class Release:
             "defaults": {"sandbox": {"image": SANDBOX_IMAGE, "resources": small}},
             "templates": {"only": ["general-coding"]},
         }
+        others = os.environ.get("AGENTTIER_KUBE_WATCH")  # on a cluster with other controllers: the namespaces of the tests
+        if others:
+            self.base["controller"]["extraArgs"] = [f"--watch-namespaces={others}"]
         self.values = None
 
     def configure(self, **values):

@@ -38,7 +38,7 @@ def release(image_tag):
     made = testbed.Release(image_tag)
     yield made
     if not os.environ.get("AGENTTIER_KUBE_KEEP"):
-        for sandbox in testbed.get("sandboxes.agenttier.io", "-A") or []:
+        for sandbox in testbed.get("sandboxes.agenttier.io", "-A"):
             testbed.kubectl("delete", "sandboxes.agenttier.io", sandbox["metadata"]["name"], "-n", sandbox["metadata"]["namespace"], "--timeout=60s")
         made.uninstall()
 

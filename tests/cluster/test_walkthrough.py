@@ -220,12 +220,13 @@ def test_21_5_10_a_missing_template():
 
 
 def test_21_5_11_delete_in_every_phase(scratch):
-    """Running (scratch), Stopped (limited), Error, Creating."""
+    create("rested", timeout="1s")
+    reach("rested", "Stopped")
     create("broken", template="never-there")
     reach("broken", "Error")
     create("unborn", image={"repository": "agenttier.local/does-not-exist:1"})
     wait_for(lambda: status("unborn").get("phase") == "Creating" and pods("unborn"), 30, 0.2, "unborn Creating")
-    names = [scratch, "limited", "broken", "unborn"]
+    names = [scratch, "rested", "broken", "unborn"]
     assert [status(n)["phase"] for n in names] == ["Running", "Stopped", "Error", "Creating"]
     kubectl("delete", "sandboxes.agenttier.io", *names, "-n", NS, "--timeout=60s")
     for name in names:

@@ -62,10 +62,11 @@ def helm(*arguments, **options):
 
 
 def get(*arguments):
-    """One object, or a list of them; None when there is none of that name."""
+    """One object, when its name follows its kind, else a list; None when there is none of that name."""
     done = run("kubectl", "get", *arguments, "-o", "json", "--ignore-not-found")
     if not done.stdout.strip():
-        return None
+        named = len(arguments) > 1 and not str(arguments[1]).startswith("-")
+        return None if named else []
     found = json.loads(done.stdout)
     return found["items"] if found["kind"].endswith("List") else found
 

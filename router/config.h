@@ -16,7 +16,7 @@ struct config {
     const char *oidc_issuer, *oidc_client_id; /* comma-separated, of all the times the flag was given */
     const char *oidc_ca_file, *admin_group, *group_claim;
     const char *service_account_audience, *service_account_namespaces; /* comma-separated; "" = off */
-    const char *preview_domain, *ingress_class_name;
+    const char *preview_domain, *ingress_class_name, *preview_tls_secret;
     const char *namespace;            /* install namespace */
     const char *sandbox_namespace;    /* default "default" */
     const char *kubeconfig, *context; /* kubernetes backend; empty = found by itself */

@@ -11,10 +11,10 @@
 
 #define ATTEMPTS_MAX 8
 
-static bool belongs_to(const struct object *service, const struct object *sandbox) {
+bool port_belongs_to(const struct object *forward, const struct object *sandbox) {
     size_t i;
     json_t *owner;
-    json_array_foreach(json_at(service->json, "metadata.ownerReferences"), i, owner) {
+    json_array_foreach(json_at(forward->json, "metadata.ownerReferences"), i, owner) {
         if (strcmp(json_str_at(owner, "uid"), sandbox->uid) == 0) return true;
     }
     return false;
@@ -25,7 +25,7 @@ static struct object *get_service(struct store *store, const struct object *sand
     int len = snprintf(name, sizeof name, "pf-%s-%d", sandbox->name, port);
     if (len < 0 || (size_t)len >= sizeof name) return NULL;
     struct object *service = store->ops->get(store, KIND_SERVICE, sandbox->namespace, name);
-    if (service && belongs_to(service, sandbox)) return service;
+    if (service && port_belongs_to(service, sandbox)) return service;
     object_unref(service);
     return NULL;
 }
@@ -48,8 +48,8 @@ static struct object_list forwards_of(struct store *store, const struct object *
         struct object *service = all.items[i];
         const json_t *labels = json_at(service->json, "metadata.labels");
         const char *mark = json_string_value(json_object_get(labels, "agenttier.io/port-forward"));
-        bool ours =
-            mark && strcmp(mark, "true") == 0 && port_of(service->json) > 0 && belongs_to(service, sandbox);
+        bool ours = mark && strcmp(mark, "true") == 0 && port_of(service->json) > 0 &&
+                    port_belongs_to(service, sandbox);
         if (ours)
             all.items[kept++] = service;
         else
@@ -63,6 +63,11 @@ static struct object_list forwards_of(struct store *store, const struct object *
 static const char *preview_domain(const struct request *r) {
     const char *domain = r->router->config->preview_domain;
     return domain ? domain : "";
+}
+
+static struct port_publishing publishing(const struct request *r) {
+    const struct config *c = r->router->config;
+    return (struct port_publishing){preview_domain(r), c->ingress_class_name, c->preview_tls_secret};
 }
 
 static json_t *shown(struct request *r, const json_t *service) {
@@ -216,7 +221,7 @@ static void remove_stale(struct request *r, int port) {
     char name[128];
     snprintf(name, sizeof name, "pf-%s-%d", r->sandbox->name, port);
     cleanup_object struct object *service = store->ops->get(store, KIND_SERVICE, r->sandbox->namespace, name);
-    if (!service || belongs_to(service, r->sandbox)) return;
+    if (!service || port_belongs_to(service, r->sandbox)) return;
     const json_t *labels = json_at(service->json, "metadata.labels");
     const char *sandbox = json_string_value(json_object_get(labels, "agenttier.io/sandbox"));
     if (!sandbox || strcmp(sandbox, r->sandbox->name) != 0) return;
@@ -243,6 +248,13 @@ void ports_create(struct request *r) {
     }
     if (!service) {
         if (q.name) release_name(r, q.port);
+        reply_error(r, &err);
+        return;
+    }
+    const struct port_publishing to = publishing(r);
+    if (!port_publish(r->backend->store, r->sandbox, q.port, &to, &err)) {
+        error_wrap(&err, "port %d is forwarded, but its preview address could not be made", q.port);
+        mirror(r);
         reply_error(r, &err);
         return;
     }
@@ -274,6 +286,11 @@ void ports_delete(struct request *r) {
     if (port == 0) {
         error_set(&err, 404, ERR_NOT_FOUND, "sandbox %s has no port forward named %s", r->sandbox->name,
                   target);
+        reply_error(r, &err);
+        return;
+    }
+    const struct port_publishing to = publishing(r);
+    if (!port_unpublish(store, r->sandbox, port, &to, &err)) {
         reply_error(r, &err);
         return;
     }

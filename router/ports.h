@@ -32,6 +32,21 @@ bool port_target_parse(const char *text, int *port, struct error *err);
 json_t *port_service(const struct object *sandbox, int port, const char *name, const char *protocol,
                      struct error *err);
 
+/* Where previews are published by Ingresses. Texts may be "" but the domain. */
+struct port_publishing {
+    const char *domain, *class_name, *tls_secret;
+};
+/* The Ingress of a forward, or NULL with 400 when the host's first label would pass 63 characters. Pure. */
+json_t *port_ingress(const struct object *sandbox, int port, const struct port_publishing *to,
+                     struct error *err);
+/* Makes, corrects or removes the Ingress of a forward. Without a domain there is none. Blocks. */
+bool port_publish(struct store *store, const struct object *sandbox, int port,
+                  const struct port_publishing *to, struct error *err);
+bool port_unpublish(struct store *store, const struct object *sandbox, int port,
+                    const struct port_publishing *to, struct error *err);
+/* Whether a forward's object was made for exactly this sandbox, not for an earlier one of its name. */
+bool port_belongs_to(const struct object *forward, const struct object *sandbox);
+
 /* One forward as the API shows it: a new reference. `base_url` ("http://host") and
  * `preview_domain` (may be "") are the caller's. Pure. */
 json_t *port_json(const json_t *service, const char *sandbox, const char *base_url,

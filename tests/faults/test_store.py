@@ -107,6 +107,36 @@ def test_ports_are_services_owned_by_the_sandbox(api, router):
         assert client.get("/api/v1/sandboxes/p/ports").json()["ports"] == []
 
 
+def test_4_5_with_a_preview_domain_a_forward_has_an_ingress(api):
+    flags = ("--preview-domain=.p.example.org", "--ingress-class-name=nginx", "--preview-tls-secret=wild")
+    with ClusterRouter(api, *flags) as router, router.client() as client:
+        router.create("p", client)
+        answer = client.post("/api/v1/sandboxes/p/ports", json={"port": 8000})
+        assert answer.status_code == 201 and answer.json()["ingressUrl"] == "https://sandbox-p-8000.p.example.org/"
+        made = api.get("ingresses", "pf-p-8000", "default")
+        host = "sandbox-p-8000.p.example.org"
+        assert made["spec"] == {"ingressClassName": "nginx", "tls": [{"hosts": [host], "secretName": "wild"}], "rules": [
+            {"host": host, "http": {"paths": [{"path": "/", "pathType": "Prefix", "backend": {
+                "service": {"name": "pf-p-8000", "port": {"number": 8000}}}}]}}]}
+        owner = made["metadata"]["ownerReferences"][0]
+        assert owner["controller"] and owner["uid"] == api.get("sandboxes", "p", "default")["metadata"]["uid"]
+        assert made["metadata"]["labels"] == {"agenttier.io/port-forward": "true", "agenttier.io/sandbox": "p",
+                                              "agenttier.io/port": "8000"}
+        # Somebody broke it; forwarding again repairs it.
+        made["spec"]["rules"][0]["host"] = "wrong.example.org"
+        api.put("ingresses", made)
+        wait_for(lambda: router.metric('agenttier_kubernetes_cached_objects{kind="Ingress"}') == 1, 5, what="the change")
+        assert client.post("/api/v1/sandboxes/p/ports", json={"port": 8000}).status_code == 201
+        wait_for(lambda: client.post("/api/v1/sandboxes/p/ports", json={"port": 8000}) and
+                 api.get("ingresses", "pf-p-8000", "default")["spec"]["rules"][0]["host"] == host, 5, what="the repair")
+        assert client.delete("/api/v1/sandboxes/p/ports/8000").status_code == 204
+        assert api.get("ingresses", "pf-p-8000", "default") is None
+        api.forbidden.add(("create", "ingresses"))
+        error = error_of(client.post("/api/v1/sandboxes/p/ports", json={"port": 9000}), 403)
+        assert error["code"] == "kubernetes_forbidden" and "preview address" in error["error"]
+        error = error_of(client.post("/api/v1/sandboxes/" + "n" * 60 + "/ports", json={"port": 9000}), 404)
+
+
 # ---- lists ----
 
 

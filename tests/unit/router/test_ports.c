@@ -167,5 +167,25 @@ START_TEST(broken_claims_count_for_nothing) {
 }
 END_TEST
 
-RUN_TESTS("ports", requests, targets, services_and_answers, services_of_others, names_are_claimed_once,
-          broken_claims_count_for_nothing)
+START_TEST(W96_ingresses) {
+    cleanup_object struct object *sandbox = sandbox_of("demo");
+    const struct port_publishing plain = {" .p.example.org ", "", NULL};
+    cleanup_json json_t *bare = port_ingress(sandbox, 80, &plain, NULL);
+    assert_json(
+        json_object_get(bare, "spec"),
+        "{'rules':[{'host':'sandbox-demo-80.p.example.org','http':{'paths':[{'path':'/','pathType':'Prefix',"
+        "'backend':{'service':{'name':'pf-demo-80','port':{'number':80}}}}]}}]}");
+    const struct port_publishing full = {"x.org", "nginx", "wild"};
+    cleanup_json json_t *tls = port_ingress(sandbox, 80, &full, NULL);
+    assert_json(json_at(tls, "spec.tls"), "[{'hosts':['sandbox-demo-80.x.org'],'secretName':'wild'}]");
+    ck_assert_str_eq(json_str_at(tls, "spec.ingressClassName"), "nginx");
+    cleanup_object struct object *long_name =
+        sandbox_of("a23456789-123456789-123456789-123456789-123456789-1234"); /* 54 + 11 */
+    cleanup_error struct error err = {0};
+    ck_assert(port_ingress(long_name, 80, &full, &err) == NULL);
+    assert_field_error(&err, "port");
+}
+END_TEST
+
+RUN_TESTS("ports", W96_ingresses, requests, targets, services_and_answers, services_of_others,
+          names_are_claimed_once, broken_claims_count_for_nothing)

@@ -56,6 +56,9 @@ static size_t make_rows(const struct k8s_options *o, struct k8s_watch rows[MAX_R
     rows[n++] = (struct k8s_watch){.kind = KIND_CONFIG_MAP,
                                    .namespace = home,
                                    .label_selector = "agenttier.io/component=user-preferences"};
+    /* Promises of places in quotas: router/quota.h. */
+    rows[n++] = (struct k8s_watch){
+        .kind = KIND_CONFIG_MAP, .namespace = home, .label_selector = "agenttier.io/component=quota"};
     rows[n++] = (struct k8s_watch){.kind = KIND_EVENT,
                                    .field_selector = "involvedObject.kind=Sandbox",
                                    .trim = trim_event,

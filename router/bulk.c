@@ -2,6 +2,7 @@
  * (http-api.md 2.7). */
 #include "common/log.h"
 #include "common/units.h"
+#include "router/audit.h"
 #include "router/handlers.h"
 #include "router/lifecycle.h"
 #include "router/ratelimit.h"
@@ -175,6 +176,14 @@ void bulk_create(struct request *r) {
     json_t *results = json_array();
     for (size_t i = 0; i < b.count; i++)
         json_array_append_new(results, create_one(r, &b, i, &replays));
+    json_t *made = json_array();
+    for (size_t i = 0; i < b.count; i++) {
+        const json_t *result = json_array_get(results, i);
+        if (json_object_get(result, "sandboxId"))
+            json_array_append_new(made, json_pack("[s, s]", json_str_at(result, "namespace"),
+                                                  json_str_at(result, "sandboxId")));
+    }
+    audit_detail(r, "created", made);
     if (replays > 0) reply_header(r, "Idempotency-Replayed", "true");
     reply_json(r, 200, json_pack("{s:o}", "results", results));
 }
@@ -183,6 +192,7 @@ void bulk_create(struct request *r) {
 
 enum action { ACTION_STOP, ACTION_RESUME, ACTION_DELETE, ACTION_COUNT };
 static const char *const action_names[ACTION_COUNT] = {"stop", "resume", "delete"};
+static const char *const audit_actions[ACTION_COUNT] = {"bulk.stop", "bulk.resume", "bulk.delete"};
 
 static bool read_action(struct request *r, enum action *out, struct error *err) {
     const char *name = NULL;
@@ -230,13 +240,17 @@ void bulk_action(struct request *r) {
     const char *namespace = request_query(r, "namespace");
     /* For all of them together: this holds a worker. */
     int64_t deadline = monotonic_ms() + LIFECYCLE_STOP_WAIT_MS;
-    json_t *results = json_array();
+    audit_action(r, audit_actions[action]);
+    json_t *results = json_array(), *done = json_array(), *not_done = json_array();
     json_array_foreach(ids, i, id) {
         cleanup_error struct error failed = {0};
         json_t *result = json_pack("{s:O, s:s}", "id", id, "status", "ok");
-        if (!act(r, action, json_string_value(id), namespace, deadline, &failed))
-            set_failure(result, &failed);
+        bool ok = act(r, action, json_string_value(id), namespace, deadline, &failed);
+        if (!ok) set_failure(result, &failed);
+        json_array_append_new(ok ? done : not_done, audit_string(json_string_value(id)));
         json_array_append_new(results, result);
     }
+    audit_detail(r, "done", done);
+    audit_detail(r, "notDone", not_done);
     reply_json(r, 200, json_pack("{s:o}", "results", results));
 }

@@ -70,6 +70,13 @@ static const struct flag flags[] = {
      "most memory a sandbox may ask for (default: this machine's; kubernetes: 16Gi)"},
     {"policy-fail-closed", FLAG_BOOL, AT(policy_fail_closed), "AGENTTIER_POLICY_FAIL_CLOSED", "", NULL,
      "refuse new sandboxes where a stored governance policy cannot be read and never could be"},
+    {"history-db", FLAG_STRING, AT(history_db), "STORAGE_SQLITE_PATH", "", "FILE",
+     "SQLite file for the history of what is done; 'none' = keep none (default: history.db in --state-dir; "
+     "kubernetes: none)"},
+    {"history-retention", FLAG_STRING, AT(history_retention), "AGENTTIER_HISTORY_RETENTION", "2160h", "TIME",
+     "older entries of the history are deleted; 0 = never"},
+    {"history-max-size", FLAG_STRING, AT(history_max_size), "AGENTTIER_HISTORY_MAX_SIZE", "1Gi", "QUANTITY",
+     "the oldest entries of the history are deleted above this; 0 = never"},
     {"preview-domain", FLAG_STRING, AT(preview_domain), NULL, "", "DOMAIN",
      "suffix of preview hosts: each forward gets an Ingress and an ingressUrl; empty = none"},
     {"ingress-class-name", FLAG_STRING, AT(ingress_class_name), NULL, "", "CLASS",

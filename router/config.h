@@ -30,7 +30,9 @@ struct config {
     bool ratelimit_trust_forwarded;
     int api_keys_per_user;           /* --api-keys-per-user, 0 = any number */
     int64_t api_key_max_lifetime_ms; /* --api-key-max-lifetime, 0 = any */
-    bool policy_fail_closed;         /* --policy-fail-closed */
+    const char *history_db;          /* --history-db: a file, "none", or "" = by backend */
+    const char *history_retention, *history_max_size;
+    bool policy_fail_closed; /* --policy-fail-closed */
     bool dev_auth;
     int threads; /* --threads: event loops, default = cores */
     enum log_level log_level;

@@ -8,6 +8,7 @@
 #include "common/secret.h"
 #include "common/text.h"
 #include "common/units.h"
+#include "router/audit.h"
 #include "router/auth.h"
 #include "router/cors.h"
 #include "router/freshness.h"
@@ -462,6 +463,8 @@ void exchange_completed(struct exchange *x, bool ok) {
     if (r->router && x->status && !x->upgrade)
         metrics_count(r->router->metrics, r->route, x->status, uv_hrtime() - x->started_ns);
     if (r->router) log_access(x);
+    audit_request(r, x->status, !ok || x->out_aborted);
+    audit_note_free(&r->audit);
     if (x->response) MHD_destroy_response(x->response);
     if (x->prev)
         x->prev->next = x->next;

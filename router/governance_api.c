@@ -1,6 +1,7 @@
 /* The governance routes: http-api-extended.md 6.3. */
 #include "common/log.h"
 #include "common/text.h"
+#include "router/audit.h"
 #include "router/governance.h"
 #include "router/handlers.h"
 #include "router/router.h"
@@ -61,11 +62,13 @@ static json_t *save(struct request *r, const char *scope) {
         refuse(r, &err, "save policy");
         return NULL;
     }
+    audit_detail(r, "policy", json_deep_copy(policy));
     log_info("policy set", "scope", scope, "user", r->identity.sub, "request_id", r->request_id, NULL);
     return steal_ptr(policy);
 }
 
 void policies_put(struct request *r) {
+    audit_name(r, NULL, POLICY_CLUSTER_SCOPE);
     json_t *policy = save(r, POLICY_CLUSTER_SCOPE);
     if (policy) reply_json(r, 200, json_pack("{s:s, s:o}", "scope", "cluster", "policy", policy));
 }

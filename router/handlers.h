@@ -59,6 +59,8 @@ void share_links_list(struct request *r);
 void share_links_create(struct request *r);
 void share_links_delete(struct request *r);
 void share_links_redeem(struct request *r);
+/* audit_api.c */
+void audit_events(struct request *r);
 /* governance_api.c */
 void policies_list(struct request *r);
 void policies_put(struct request *r);

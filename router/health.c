@@ -1,6 +1,7 @@
 /* Health, readiness, metrics and the OpenAPI document: the routes that ask for no credential. */
 #include "router/handlers.h"
 
+#include "backend/history.h"
 #include "router/bearer.h"
 #include "router/freshness.h"
 #include "router/metrics.h"
@@ -51,9 +52,29 @@ void health_get(struct request *r) {
         json_pack("{ssssss}", "status", "ok", "version", AGENTTIER_VERSION, "backend", r->backend->name));
 }
 
+static void render_history(struct history *history, struct buffer *out) {
+    struct history_counts counts = {0};
+    if (history) counts = history_counts(history);
+    buffer_printf(
+        out,
+        "# HELP agenttier_history_up Whether a history of what is done is kept.\n"
+        "# TYPE agenttier_history_up gauge\nagenttier_history_up %d\n"
+        "# HELP agenttier_history_entries_total Entries of the history that are on disk.\n"
+        "# TYPE agenttier_history_entries_total counter\nagenttier_history_entries_total %llu\n"
+        "# HELP agenttier_history_dropped_total Entries lost because the queue was full.\n"
+        "# TYPE agenttier_history_dropped_total counter\nagenttier_history_dropped_total %llu\n"
+        "# HELP agenttier_history_failures_total Writes of the history that failed and were repeated.\n"
+        "# TYPE agenttier_history_failures_total counter\nagenttier_history_failures_total %llu\n"
+        "# HELP agenttier_history_waiting Entries not on disk yet.\n"
+        "# TYPE agenttier_history_waiting gauge\nagenttier_history_waiting %zu\n",
+        history != NULL, (unsigned long long)counts.written, (unsigned long long)counts.dropped,
+        (unsigned long long)counts.failures, counts.waiting);
+}
+
 void metrics_get(struct request *r) {
     struct buffer text = {0};
     metrics_render(r->router->metrics, &text);
+    render_history(r->router->history, &text);
     bearer_render_metrics(r->router->bearer, &text);
     buffer_printf(&text,
                   "# HELP agenttier_store_age_seconds For how long reads may have been behind; 0: current.\n"

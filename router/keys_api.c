@@ -1,5 +1,6 @@
 /* API keys over the API: one's own, and for administrators everybody's (http-api.md 2.16, W-75). */
 #include "common/log.h"
+#include "router/audit.h"
 #include "router/handlers.h"
 #include "router/key_record.h"
 #include "router/router.h"
@@ -89,10 +90,14 @@ static json_t *mint(struct request *r, struct error *err) {
 void keys_create(struct request *r) {
     cleanup_error struct error err = {0};
     json_t *answer = mint(r, &err);
-    if (answer)
-        reply_json(r, 201, answer);
-    else
+    if (!answer) {
         reply_error(r, &err);
+        return;
+    }
+    audit_name(r, NULL, json_str_at(answer, "id"));
+    audit_detail(r, "sandbox", audit_string(json_str_at(answer, "sandboxId")));
+    audit_detail(r, "actionGroups", json_deep_copy(json_object_get(answer, "actionGroups")));
+    reply_json(r, 201, answer);
 }
 
 static bool revoke_key(struct request *r, const char *id, struct error *err) {

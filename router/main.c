@@ -3,6 +3,7 @@
 #include "k8s/k8s.h"
 #include "local/local.h"
 #include "local/rootfs.h"
+#include "router/audit.h"
 #include "router/governance.h"
 #include "router/bearer.h"
 #include "router/key_command.h"
@@ -95,12 +96,17 @@ static int serve(const struct config *config) {
         .governance = governance_new(backend, install_namespace(config), config->policy_fail_closed),
         .quota = quota_new(backend->store, install_namespace(config)),
         .rate_limiter = ratelimit_new(&limits)};
+    struct event_recorder *events = NULL;
     int status = 0;
     sigset_t signals;
     sigemptyset(&signals);
     sigaddset(&signals, SIGTERM);
     sigaddset(&signals, SIGINT);
-    struct server *server = server_start(&router, &err);
+    struct server *server = NULL;
+    if (audit_open(config, &router.history, &err)) {
+        events = event_recorder_new(backend->store, router.history);
+        server = server_start(&router, &err);
+    }
     if (server) {
         log_info("serving the AgentTier API", "url", server_url(server), "version", AGENTTIER_VERSION,
                  "backend", backend->name, "state_dir", config->state_dir, NULL);
@@ -112,8 +118,10 @@ static int serve(const struct config *config) {
         server_drain_and_stop(server);
         log_info("stopped; sandboxes go on running", NULL);
     } else {
-        status = fail(&err, 1);
+        status = fail(&err, err.status == 400 ? 2 : 1);
     }
+    event_recorder_free(events);
+    history_close(router.history);
     bearer_free(bearer);
     key_cache_free(router.keys);
     quota_free(router.quota);

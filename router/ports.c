@@ -2,6 +2,7 @@
 #include "router/ports.h"
 
 #include "common/log.h"
+#include "router/audit.h"
 #include "router/handlers.h"
 #include "router/router.h"
 #include "router/sandbox_view.h"
@@ -235,7 +236,8 @@ static void remove_stale(struct request *r, int port) {
 void ports_create(struct request *r) {
     cleanup_error struct error err = {0};
     struct port_request q;
-    if (!port_request_parse(r->body, &q, &err) || !name_is_free(r, &q, &err) || !claim_name(r, &q, &err)) {
+    if (port_request_parse(r->body, &q, &err)) audit_detail(r, "port", json_integer(q.port));
+    if (err.status || !name_is_free(r, &q, &err) || !claim_name(r, &q, &err)) {
         reply_error(r, &err);
         return;
     }

@@ -3,6 +3,7 @@
 #include "router/server.h"
 
 #include "common/json.h"
+#include "router/audit.h"
 #include "router/cors.h"
 #include "router/metrics.h"
 
@@ -75,6 +76,8 @@ enum MHD_Result reply_queue(struct exchange *x) {
     cors_add_headers(r, x->response);
     if (!x->on_socket && (x->close_after || atomic_load(&r->router->draining)))
         add_header(x->response, "Connection", "close");
+    /* Before the client can know of it, so that little is lost if we are killed; what streams ends later. */
+    if (!x->streaming) audit_request(r, x->status, false);
     x->stage = STAGE_REPLY;
     return MHD_queue_response(x->connection, (unsigned)x->status, x->response);
 }
@@ -153,6 +156,7 @@ void reply_error(struct request *r, const struct error *err) {
     struct error unknown = {
         .status = 500, .code = ERR_INTERNAL, .message = "an error was reported without a reason"};
     if (err->status == 0) err = &unknown;
+    r->audit.code = err->code;
     if (err->retry_after > 0) {
         char seconds[16];
         snprintf(seconds, sizeof seconds, "%d", err->retry_after);

@@ -31,6 +31,15 @@ struct stream_ops {
     void (*on_close)(struct request *r, bool aborted);
 };
 
+/* What a request adds to its record in the history: router/audit.h. */
+struct audit_note {
+    char *name, *namespace; /* of what it made or changed; owned */
+    json_t *details;        /* owned */
+    const char *action;     /* instead of the row's; static */
+    const char *code;       /* of the error that was answered; static */
+    bool recorded;
+};
+
 struct request {
     struct router *router;
     const struct route *route;
@@ -51,6 +60,8 @@ struct request {
     json_t *body;           /* for JSON routes: an object */
     int64_t body_length;    /* Content-Length, -1 = chunked, 0 = none */
     bool http_1_0;          /* no upgrades there */
+
+    struct audit_note audit;
 
     const struct stream_ops *stream;
     void *state; /* the handler's own */

@@ -9,6 +9,7 @@
 
 struct metrics;
 struct governance;
+struct history;
 struct key_cache;
 struct quota;
 struct bearer;
@@ -21,6 +22,7 @@ struct router {
     struct key_cache *keys;
     struct governance *governance; /* policies in force */
     struct quota *quota;
+    struct history *history;           /* NULL = none is kept */
     struct bearer *bearer;             /* tokens of issuers and service accounts */
     struct rate_limiter *rate_limiter; /* NULL = off */
     _Atomic int64_t exec_output_bytes; /* held by all execs under way: exec.c bounds it */

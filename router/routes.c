@@ -270,6 +270,21 @@ const struct route routes[] = {
      "{\"query\": {\"namespace\": \"string: default: the namespace of new sandboxes\"}, \"responses\": "
      "{\"200\": \"EffectivePolicy\", \"503\": \"Error\"}}"},
 
+    {"GET", "/api/v1/audit/events", "listAuditEvents",
+     "What was done and what happened to sandboxes, newest first", AUTH_ADMIN, GROUP_NONE, ROUTE_UNARY,
+     PHASE_ANY, BODY_NONE, 0, audit_events, NULL,
+     "{\"query\": {\"actor\": \"string: subject of the caller\", \"sandbox\": \"string: name of the "
+     "sandbox\","
+     " \"namespace\": \"string: only this namespace\", \"type\": \"string: the action, or the reason of an "
+     "event\","
+     " \"kind\": \"string: action or event\", \"outcome\": \"string: success, denied, not_found, refused, "
+     "failed or aborted\","
+     " \"requestId\": \"string: X-Request-ID\", \"since\": \"string: RFC 3339, included\", \"until\": "
+     "\"string: RFC 3339\","
+     " \"limit\": \"integer: at most so many, 1 to 5000, default 1000\", \"continue\": \"string: cursor of "
+     "the previous"
+     " page\"}, \"responses\": {\"200\": \"AuditEventList\", \"400\": \"Error\"}}"},
+
     /* ---- the caller ---- */
     {"GET", "/api/v1/user/me", "getMe", "Who the caller is", AUTH_USER, GROUP_NONE, ROUTE_INLINE, PHASE_ANY,
      BODY_NONE, 0, user_me, NULL, "{\"responses\": {\"200\": \"Me\"}}"},

@@ -1,5 +1,6 @@
 /* Sandboxes as a resource: list, create, get, change. (http-api.md 2.3 to 2.5) */
 #include "common/log.h"
+#include "router/audit.h"
 #include "router/governance.h"
 #include "router/handlers.h"
 #include "router/keys.h"
@@ -67,6 +68,7 @@ void sandboxes_create(struct request *r) {
         reply_error(r, &err);
         return;
     }
+    audit_name(r, q.namespace ? q.namespace : sandbox_namespace(r->router->config), q.name);
     cleanup_object struct object *before = replayable ? replay_find(r->backend->store, &replay) : NULL;
     if (before && replay_match(before, &replay) == REPLAY_SAME) {
         reply_created(r, before, true);

@@ -1,5 +1,6 @@
 /* Sharing a sandbox with users and groups (http-api.md 2.13). */
 #include "common/log.h"
+#include "router/audit.h"
 #include "router/auth.h"
 #include "router/handlers.h"
 #include "router/sandbox_event.h"
@@ -50,6 +51,8 @@ void share_grant(struct request *r) {
         reply_error(r, &err);
         return;
     }
+    audit_detail(r, "with", audit_string(grant.identity));
+    audit_detail(r, "level", audit_string(grant.level));
     sandbox_event(r->backend->store, newer, "Normal", "ShareGranted", grant.identity);
     log_info("sandbox shared", "sandbox", newer->name, "namespace", newer->namespace, "with", grant.identity,
              "level", grant.level, "user", r->identity.sub, "request_id", r->request_id, NULL);

@@ -1,6 +1,7 @@
 /* Share links: made, listed, revoked by whoever may share the sandbox, redeemed by whoever holds the token.
  * (http-api.md 2.13; W-13) */
 #include "common/log.h"
+#include "router/audit.h"
 #include "router/auth.h"
 #include "router/freshness.h"
 #include "router/handlers.h"
@@ -54,6 +55,8 @@ void share_links_create(struct request *r) {
         reply_error(r, &err);
         return;
     }
+    audit_detail(r, "linkId", audit_string(json_str_at(link, "id")));
+    audit_detail(r, "level", audit_string(q.level));
     log_info("share link made", "sandbox", r->sandbox->name, "namespace", r->sandbox->namespace, "link",
              json_str_at(link, "id"), "level", q.level, "user", r->identity.sub, "request_id", r->request_id,
              NULL);
@@ -143,6 +146,7 @@ void share_links_redeem(struct request *r) {
         reply_error(r, &err);
         return;
     }
+    audit_name(r, sandbox->namespace, sandbox->name);
     struct redeeming redeeming = {.uid = sandbox->uid, .token = token, .who = &r->identity};
     if (!redeem(r, sandbox, &redeeming, &err)) {
         reply_error(r, &err);

@@ -1,5 +1,6 @@
 /* Templates for all namespaces (http-api.md 2.14, http-api-extended.md 12.2). */
 #include "common/log.h"
+#include "router/audit.h"
 #include "router/handlers.h"
 #include "router/sandbox_view.h"
 #include "router/template_spec.h"
@@ -103,6 +104,7 @@ void templates_create(struct request *r) {
         reply_error(r, &err);
         return;
     }
+    audit_name(r, NULL, created->name);
     changed(r, "template created", created->name);
     reply_template(r, 201, created);
 }

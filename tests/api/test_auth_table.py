@@ -72,6 +72,7 @@ TABLE = {
     ("PUT", API + "/governance/policies/{namespace}"): ("admin", None),
     ("DELETE", API + "/governance/policies/{namespace}"): ("admin", None),
     ("GET", API + "/governance/effective"): ("user", None),
+    ("GET", API + "/audit/events"): ("admin", None),
     ("GET", API + "/user/me"): ("user", None),
     ("GET", API + "/user/preferences"): ("user", None),
     ("PUT", API + "/user/preferences"): ("user", None),

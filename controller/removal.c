@@ -96,8 +96,7 @@ static bool remove_key_record(struct pass *p) {
 int64_t phase_deleting(struct pass *p) {
     if (!sandbox_has_finalizer(p->sandbox)) return PASS_NONE;
     const char *claim = json_str_at(p->sandbox->json, "status.pvcName");
-    cleanup_free char *usual_claim = name_of_claim(p->sandbox), *policy = name_of_policy(p->sandbox),
-                      *token = name_of_token(p->sandbox);
+    cleanup_free char *usual_claim = name_of_claim(p->sandbox), *policy = name_of_policy(p->sandbox);
     bool all = remove_pods(p, true);
     if (*claim) all = remove_named(p, KIND_PERSISTENT_VOLUME_CLAIM, claim) && all;
     all = remove_named(p, KIND_PERSISTENT_VOLUME_CLAIM, usual_claim) && all;

@@ -80,6 +80,8 @@ bool sandbox_admit(struct router *router, const struct identity *caller, const j
     if (!effective) return false;
     struct policy policy = policy_view(effective);
     cleanup_json json_t *full = json_deep_copy(object);
+    /* Who another sandbox is shared with has no access to its copies (W-12). */
+    json_object_del(json_object_get(full, "spec"), "sharing");
     json_t *violations = governance_check(router->governance, effective, full, &usage);
     if (violations) {
         policy_error(err, violations);

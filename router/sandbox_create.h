@@ -18,7 +18,7 @@ bool sandbox_create(struct router *router, const struct identity *caller, const 
 
 /* The last step of it, for a Sandbox that was made from something else than a body: `object` is checked
  * against the effective policy of its namespace, quotas included, and stored with what template and policy
- * fill in. */
+ * fill in; spec.sharing is left out (W-12). */
 bool sandbox_admit(struct router *router, const struct identity *caller, const json_t *object,
                    struct object **out, struct error *err);
 

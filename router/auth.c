@@ -54,8 +54,7 @@ static enum auth_result refuse(struct request *r, struct error *err, const char 
     return conclude(r, AUTH_REFUSED, err);
 }
 
-/* "Bearer" in any case, then the token. */
-static bool bearer_token(const char *header, struct slice *token) {
+bool auth_bearer_token(const char *header, struct slice *token) {
     if (strncasecmp(header, "Bearer ", 7) != 0) return false;
     *token = slice_trim(slice_of(header + 7));
     return true;
@@ -111,7 +110,7 @@ enum auth_result auth_identify(struct request *r, struct error *err) {
     if (!authorization || !authorization[0])
         return refuse(r, err, "missing_authorization",
                       "send an API key as X-API-Key or as Authorization: Bearer");
-    if (!bearer_token(authorization, &token))
+    if (!auth_bearer_token(authorization, &token))
         return refuse(r, err, "invalid_authorization_format", "Authorization must be: Bearer TOKEN");
     if (is_key(r, token, AUTH_BY_BEARER)) return conclude(r, AUTH_KNOWN, err);
     return identify_token(r, token, err);
@@ -134,7 +133,7 @@ struct auth_question *auth_question_new(struct request *r) {
     if (query_token && query_token[0])
         token = slice_of(query_token);
     else
-        bearer_token(request_header(r, "Authorization"), &token);
+        auth_bearer_token(request_header(r, "Authorization"), &token);
     q->bearer = r->router->bearer;
     q->token = slice_dup(token);
     return q;

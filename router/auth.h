@@ -11,6 +11,9 @@ enum auth_result {
 /* By X-API-Key, Authorization, or on /ws/ routes the query's token. Never waits. */
 enum auth_result auth_identify(struct request *r, struct error *err);
 
+/* The token of an Authorization header: "Bearer" in any case, blanks around it trimmed. Pure. */
+bool auth_bearer_token(const char *header, struct slice *token);
+
 /* What AUTH_LATER leaves open. It stands alone: the request may go away while it is asked. */
 struct auth_question;
 struct auth_question *auth_question_new(struct request *r);

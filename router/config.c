@@ -4,6 +4,7 @@
 
 #include "common/bytes.h"
 #include "common/units.h"
+#include "router/forwarded.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -294,6 +295,11 @@ static bool check_whole(const struct config *c, struct error *err) {
     if (strcmp(c->sharing_levels, "view") != 0 && !config_sharing_enforced(c)) {
         error_set(err, 400, ERR_BAD_REQUEST, "--sharing-levels takes view or enforced, not \"%s\"",
                   c->sharing_levels);
+        return false;
+    }
+    if (!forwarded_networks_valid(c->trusted_proxies)) {
+        error_set(err, 400, ERR_BAD_REQUEST,
+                  "--trusted-proxies takes networks such as 10.0.0.0/8, not \"%s\"", c->trusted_proxies);
         return false;
     }
     if (c->service_account_audience[0] && !c->service_account_namespaces[0]) {

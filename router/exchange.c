@@ -275,7 +275,7 @@ static void begin(struct exchange *x, const char *method, const char *version) {
     r->backend = r->router->backend;
     r->uv = &x->loop->uv;
     r->upstreams = x->loop->upstreams;
-    memcpy(r->client_ip, x->client->client_ip, sizeof r->client_ip);
+    request_find_client(r, x->client->client_ip);
     r->method = method;
     set_request_id(x);
     x->stage = STAGE_BODY;

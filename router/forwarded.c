@@ -69,19 +69,61 @@ bool forwarded_host_valid(const char *host) {
     return true;
 }
 
+bool forwarded_networks_valid(const char *list) {
+    for (const char *at = list; *at;) {
+        size_t n = strcspn(at, ",");
+        struct slice cidr = slice_trim(slice_make(at, n));
+        const char *slash = memchr(cidr.ptr, '/', cidr.len);
+        unsigned char net[16];
+        uint64_t bits;
+        struct slice address = slice_make(cidr.ptr, slash ? (size_t)(slash - cidr.ptr) : cidr.len);
+        struct slice length = slash ? slice_make(slash + 1, cidr.len - address.len - 1) : slice_make(NULL, 0);
+        bool v4 = !memchr(address.ptr, ':', address.len);
+        if (cidr.len > 0 &&
+            (!parse_ip(address, net) || (slash && !slice_parse_u64(length, v4 ? 32 : 128, &bits))))
+            return false;
+        at += n + (at[n] == ',');
+    }
+    return true;
+}
+
+/* "1.2.3.4:567" and "[::1]:567" lose their port, "[::1]" its brackets. */
+static struct slice without_port(struct slice entry) {
+    if (entry.len > 0 && entry.ptr[0] == '[') {
+        const char *end = memchr(entry.ptr, ']', entry.len);
+        return end ? slice_make(entry.ptr + 1, (size_t)(end - entry.ptr) - 1) : entry;
+    }
+    const char *colon = memchr(entry.ptr, ':', entry.len);
+    bool alone = colon && !memchr(colon + 1, ':', entry.len - (size_t)(colon - entry.ptr) - 1);
+    return alone ? slice_make(entry.ptr, (size_t)(colon - entry.ptr)) : entry;
+}
+
+/* An entry in its usual spelling, so that one client has one name. */
+static bool read_entry(struct slice entry, char out[64]) {
+    static const unsigned char mapped[12] = {0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff};
+    unsigned char ip[16];
+    if (!parse_ip(without_port(slice_trim(entry)), ip)) return false;
+    if (memcmp(ip, mapped, sizeof mapped) == 0) return inet_ntop(AF_INET, ip + 12, out, 64) != NULL;
+    return inet_ntop(AF_INET6, ip, out, 64) != NULL;
+}
+
 void forwarded_client_ip(const struct config *config, const char *peer, const char *x_forwarded_for,
-                         char out[64]) {
+                         const char *x_real_ip, char out[64]) {
     snprintf(out, 64, "%s", peer);
-    if (!x_forwarded_for || !forwarded_trusts(config, peer)) return;
+    if (!forwarded_trusts(config, peer)) return;
+    if (!x_forwarded_for || !x_forwarded_for[0]) {
+        char real[64];
+        if (x_real_ip && read_entry(slice_of(x_real_ip), real)) memcpy(out, real, sizeof real);
+        return;
+    }
     size_t end = strlen(x_forwarded_for);
     while (end > 0) {
         size_t start = end;
         while (start > 0 && x_forwarded_for[start - 1] != ',')
             start--;
-        struct slice entry = slice_trim(slice_make(x_forwarded_for + start, end - start));
-        unsigned char ip[16];
-        if (!parse_ip(entry, ip)) return;
-        snprintf(out, 64, "%.*s", (int)entry.len, entry.ptr);
+        char entry[64];
+        if (!read_entry(slice_make(x_forwarded_for + start, end - start), entry)) return;
+        memcpy(out, entry, sizeof entry);
         if (!forwarded_trusts(config, out)) return;
         end = start > 0 ? start - 1 : 0;
     }

@@ -4,6 +4,7 @@
 #include "common/bytes.h"
 #include "common/units.h"
 
+#include <arpa/inet.h>
 #include <pthread.h>
 #include <stdio.h>
 
@@ -137,8 +138,19 @@ static bool take_for(struct rate_limiter *l, double rate, double burst, const ch
     return take(l, &layer, key, cost, keep, state, err);
 }
 
+/* A client of IPv6 has a whole /64 to send from. */
+static void network_of(const char *ip, char out[64]) {
+    struct in6_addr address;
+    snprintf(out, 64, "%s", ip);
+    if (!strchr(ip, ':') || inet_pton(AF_INET6, ip, &address) != 1) return;
+    memset(address.s6_addr + 8, 0, 8);
+    inet_ntop(AF_INET6, &address, out, 64);
+}
+
 bool ratelimit_ip(struct rate_limiter *l, const char *ip, struct rate_state *state, struct error *err) {
-    return take_for(l, l ? l->limits.per_ip : 0, BURST_IP, "ip", ip, 1, false, state, err);
+    char network[64];
+    network_of(ip, network);
+    return take_for(l, l ? l->limits.per_ip : 0, BURST_IP, "ip", network, 1, false, state, err);
 }
 
 bool ratelimit_user(struct rate_limiter *l, const char *sub, double cost, struct rate_state *state,
@@ -152,9 +164,13 @@ bool ratelimit_expensive(struct rate_limiter *l, const char *sub, struct rate_st
 }
 
 bool ratelimit_failure(struct rate_limiter *l, const char *ip, struct error *err) {
-    return take_for(l, l ? l->limits.failures : 0, BURST_FAILURES, "failure", ip, 1, false, NULL, err);
+    char network[64];
+    network_of(ip, network);
+    return take_for(l, l ? l->limits.failures : 0, BURST_FAILURES, "failure", network, 1, false, NULL, err);
 }
 
 bool ratelimit_may_fail(struct rate_limiter *l, const char *ip, struct error *err) {
-    return take_for(l, l ? l->limits.failures : 0, BURST_FAILURES, "failure", ip, 1, true, NULL, err);
+    char network[64];
+    network_of(ip, network);
+    return take_for(l, l ? l->limits.failures : 0, BURST_FAILURES, "failure", network, 1, true, NULL, err);
 }

@@ -44,6 +44,23 @@ void request_each_header(struct request *r, bool (*each)(void *, struct slice, s
     MHD_get_connection_values_n(r->exchange->connection, MHD_HEADER_KIND, give_header, &e);
 }
 
+static bool collect_forwarded(void *ctx, struct slice name, struct slice value) {
+    struct buffer *list = ctx;
+    if (!slice_equal_nocase(name, "X-Forwarded-For")) return true;
+    if (list->len > 0) buffer_append_char(list, ',');
+    return buffer_append(list, value.ptr, value.len);
+}
+
+void request_find_client(struct request *r, const char *peer) {
+    snprintf(r->client_ip, sizeof r->client_ip, "%s", peer);
+    if (!forwarded_trusts(r->router->config, peer)) return;
+    /* A proxy may add a line of its own after what the client sent. */
+    cleanup_buffer struct buffer list = {0};
+    request_each_header(r, collect_forwarded, &list);
+    forwarded_client_ip(r->router->config, peer, buffer_cstr(&list), request_header(r, "X-Real-IP"),
+                        r->client_ip);
+}
+
 void request_base_url(struct request *r, struct buffer *out) {
     bool trusted = forwarded_trusts(r->router->config, r->exchange->client->client_ip);
     const char *proto = trusted ? request_header(r, "X-Forwarded-Proto") : NULL;

@@ -79,6 +79,8 @@ const char *request_header(struct request *r, const char *name);
 /* Calls `each` for every request header, in order, until it returns false. */
 void request_each_header(struct request *r, bool (*each)(void *ctx, struct slice name, struct slice value),
                          void *ctx);
+/* Fills in client_ip: the peer, or whom a trusted proxy forwards for (http-api.md 1.11). */
+void request_find_client(struct request *r, const char *peer);
 /* "http://host[:port]" as the client sees us, from Host (or X-Forwarded-* of a trusted
  * proxy); appended to `out`. */
 void request_base_url(struct request *r, struct buffer *out);

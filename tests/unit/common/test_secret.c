@@ -3,6 +3,8 @@
 
 #include "tests/unit/common/suite.h"
 
+#include <time.h>
+
 START_TEST(test_sha256) {
     static const char *const rows[][2] = {
         {"", "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"},
@@ -26,6 +28,32 @@ START_TEST(test_equal) {
     ck_assert(!secret_equal(slice_of("abc"), slice_of("ab")));
     ck_assert(secret_equal(slice_of(""), slice_make(NULL, 0)));
     ck_assert(!secret_equal(slice_make("a\0b", 3), slice_make("a\0c", 3)));
+}
+END_TEST
+
+static double seconds_of(struct slice a, struct slice b) {
+    struct timespec from, to;
+    double best = 1e9;
+    for (int round = 0; round < 20; round++) {
+        clock_gettime(CLOCK_MONOTONIC, &from);
+        for (int i = 0; i < 20; i++)
+            ck_assert(!secret_equal(a, b));
+        clock_gettime(CLOCK_MONOTONIC, &to);
+        double took = (double)(to.tv_sec - from.tv_sec) + (double)(to.tv_nsec - from.tv_nsec) / 1e9;
+        if (took < best) best = took;
+    }
+    return best;
+}
+
+/* S8: how much of a secret is right cannot be told by time. A comparison that ends at the first
+ * difference would take thousands of times longer for the second pair. */
+START_TEST(test_S08_equal_takes_the_same_time) {
+    static char secret[1 << 20], first[1 << 20], last[1 << 20];
+    first[0] = 1;
+    last[sizeof last - 1] = 1;
+    double early = seconds_of(slice_make(secret, sizeof secret), slice_make(first, sizeof first));
+    double late = seconds_of(slice_make(secret, sizeof secret), slice_make(last, sizeof last));
+    ck_assert_msg(early > late / 3 && late > early / 3, "%g s and %g s", early, late);
 }
 END_TEST
 
@@ -81,4 +109,5 @@ START_TEST(test_random) {
 }
 END_TEST
 
-RUN_SUITE("secret", test_sha256, test_equal, test_api_keys, test_uuids, test_random)
+RUN_SUITE("secret", test_sha256, test_equal, test_S08_equal_takes_the_same_time, test_api_keys, test_uuids,
+          test_random)

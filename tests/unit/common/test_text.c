@@ -144,6 +144,15 @@ START_TEST(test_base64) {
         ck_assert_str_eq(buffer_cstr(&b), rows[i][2]);
         ck_assert(base64_decode(slice_of(rows[i][1]), &c));
         ck_assert_str_eq(buffer_cstr(&c), rows[i][0]);
+        cleanup_buffer struct buffer d = {0};
+        ck_assert(base64url_decode(slice_of(rows[i][2]), &d));
+        ck_assert_str_eq(buffer_cstr(&d), rows[i][0]);
+    }
+    static const char *const bad_url[] = {"Z",    "Zh",     "Zm9",  "Zg==",    "Zg=", "Zm+v",
+                                          "Zm/v", "Zm9v\n", "Zm 9", "Zm9\x80", "="};
+    for (size_t i = 0; i < COUNT(bad_url); i++) {
+        cleanup_buffer struct buffer out = {0};
+        ck_assert_msg(!base64url_decode(slice_of(bad_url[i]), &out), "%s", bad_url[i]);
     }
     static const char *const bad[] = {
         "Z",        "Zg",       "Zg=",  "Zg===",  "=Zg=", "====",    "Z===", "Zh==",      "Zm9=",

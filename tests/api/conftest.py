@@ -13,6 +13,7 @@ import pytest
 sys.path.insert(0, str(pathlib.Path(__file__).parent))
 
 import harness  # noqa: E402
+import issuer  # noqa: E402
 
 for variable in [name for name in os.environ if name.startswith("AGENTTIER_")]:
     if variable not in ("AGENTTIER_BUILD", "AGENTTIER_RUNTIME", "AGENTTIER_WRAP", "AGENTTIER_TEST_SLOW"):
@@ -33,9 +34,12 @@ def dev():
 
 @pytest.fixture(scope="session")
 def keyed():
-    """A Router with API keys: u1 and u2 are users, admin is an administrator."""
-    with harness.Router(keys=("u1", "u2", "admin")) as router:
-        yield router
+    """A Router with API keys: u1 and u2 are users, admin is an administrator. Tokens of `issuer` are accepted too."""
+    with issuer.Issuer() as provider:
+        flags = [f"--oidc-issuer={provider.url}", f"--oidc-client-id={issuer.AUDIENCE}"]
+        with harness.Router(*flags, keys=("u1", "u2", "admin")) as router:
+            router.issuer = provider
+            yield router
 
 
 @pytest.fixture

@@ -183,17 +183,32 @@ def credentials(keyed, target):
             "scoped for another": header(mint(sandboxId="table-other")["key"]),
             "scoped all": header(mint(sandboxId="table-target")["key"]),
         }
+        bearer, sign = (lambda text: {"Authorization": "Bearer " + text}), keyed.issuer.token
+        kinds |= {
+            "owner by bearer": bearer(keyed.keys["u1"]), "oidc owner": bearer(sign("u1")), "oidc other": bearer(sign("u9")),
+            "oidc admin": bearer(sign("root", groups=["agenttier-admins"])), "oidc guest viewer": bearer(sign("guest-v")),
+            "oidc guest by email": bearer(sign("g", email="guest-c")), "oidc unverified email": bearer(sign("g2", email="guest-c", email_verified=False)),
+            "oidc expired": bearer(sign("u1", exp=int(time.time()) - 100)), "oidc for another": bearer(sign("u1", aud="another")),
+            "oidc by a stranger": bearer(sign("u1", iss="https://stranger.example")), "oidc altered": bearer(sign("u1")[:-20] + "A" * 20),
+            # Only a cluster can vouch for it: tests/faults and tests/cluster have the one that it does vouch for.
+            "service account nobody vouches for": bearer(sign("system:serviceaccount:ci:runner", iss="https://kubernetes.default.svc")),
+        }
         for group in GROUPS:
             kinds["scoped " + group] = header(mint(sandboxId="table-target", scopes=[group])["key"])
     time.sleep(1.2)
     return kinds
 
 
-UNKNOWN = ("none", "empty", "garbage", "text", "basic", "token", "expired", "revoked")
+UNKNOWN = ("none", "empty", "garbage", "text", "basic", "token", "expired", "revoked", "oidc expired", "oidc for another", "oidc by a stranger",
+           "oidc altered", "service account nobody vouches for")
+# Credentials that differ in kind only from others, and those whose holder is nobody in particular.
+SAME = {"owner by bearer": "owner", "oidc owner": "owner", "oidc other": "other", "oidc admin": "admin", "oidc guest viewer": "guest viewer",
+        "oidc guest by email": "guest collaborator", "oidc unverified email": "other"}
 
 
 def expected(who, group, credential):
     """The status of the gate: 401, 403, 404, or None for let in."""
+    credential = SAME.get(credential, credential)
     if who == "public":
         return None
     if credential in UNKNOWN:

@@ -1,0 +1,164 @@
+"""Rate limits, forwarded addresses, CORS of every method, security headers: http-api.md 1.10, 1.11; lessons S3, S20, S21, S32, S33."""
+
+import json
+
+import pytest
+
+from harness import Raw, Router, error_of
+
+API = "/api/v1"
+ME = API + "/user/me"
+
+
+def statuses(client, count, path=ME, **options):
+    return [client.get(path, **options).status_code for _ in range(count)]
+
+
+def test_1_11_per_user_and_headers():
+    with Router("--ratelimit-per-user-rate=0.5", keys=("u1", "u2")) as router, router.client("u1") as u1, router.client("u2") as u2:
+        first = u1.get(ME)
+        assert (first.headers["RateLimit-Limit"], first.headers["RateLimit-Remaining"]) == ("100", "99")
+        assert 1 <= int(first.headers["RateLimit-Reset"]) <= 3
+        got = statuses(u1, 105)
+        assert got[:99] == [200] * 99 and 429 in got
+        answer = u1.get(ME)
+        body = error_of(answer, 429)
+        assert body["error"] == "rate_limited" and body["retryAfter"] == int(answer.headers["Retry-After"]) >= 1
+        assert answer.headers["RateLimit-Remaining"] == "0"
+        assert u2.get(ME).status_code == 200  # others go on
+        assert statuses(u1, 3, "/healthz") == [200] * 3
+
+
+def test_1_11_bulk_costs_its_items():
+    with Router("--ratelimit-per-user-rate=0.01", keys=("u1",)) as router, router.client("u1") as u1:
+        answer = u1.post(API + "/sandboxes/bulk-action", json={"action": "stop", "ids": [f"x{n}" for n in range(60)]})
+        assert answer.status_code == 200, answer.text
+        assert u1.get(ME).headers["RateLimit-Remaining"] == "39"
+        error_of(u1.post(API + "/sandboxes/bulk-action", json={"action": "stop", "ids": [f"x{n}" for n in range(60)]}), 429)
+
+
+def test_1_11_expensive_routes_have_a_bucket_of_their_own():
+    with Router("--ratelimit-expensive-rate=0.01", keys=("u1", "u2")) as router, router.client("u1") as u1, router.client("u2") as u2:
+        got = [u1.post(API + "/sandboxes", json={"name": "BAD NAME"}).status_code for _ in range(22)]
+        assert got == [400] * 20 + [429] * 2
+        assert u1.get(ME).status_code == 200
+        assert u2.post(API + "/sandboxes", json={"name": "BAD NAME"}).status_code == 400
+
+
+def test_vector_70_per_ip():
+    with Router("--ratelimit-per-ip-rate=1", keys=("u1",)) as router, router.anonymous() as client:
+        got = statuses(client, 40)
+        assert got[:30] == [401] * 30 and 429 in got
+        answer = next(a for a in (client.get(ME) for _ in range(3)) if a.status_code == 429)
+        assert int(answer.headers["Retry-After"]) >= 1
+
+
+def test_S20_W42_only_a_trusted_proxy_speaks_for_others():
+    def spend(router, **headers):
+        with router.anonymous(headers=headers) as client:
+            return statuses(client, 31).count(429)
+    with Router("--ratelimit-per-ip-rate=0.01", "--trusted-proxies=127.0.0.1, 10.0.0.0/8", keys=("u1",)) as router:
+        assert spend(router, **{"X-Forwarded-For": "203.0.113.1"}) == 1
+        assert spend(router, **{"X-Forwarded-For": "203.0.113.2"}) == 1  # another client, another bucket
+        # What the client made up stands on the left and changes nothing.
+        assert spend(router, **{"X-Forwarded-For": "198.51.100.9, 203.0.113.1"}) == 31
+        assert spend(router, **{"X-Forwarded-For": "203.0.113.1, 10.1.2.3"}) == 31  # two proxies
+        assert spend(router, **{"X-Forwarded-For": "203.0.113.1:4711"}) == 31
+        assert spend(router, **{"X-Real-IP": "203.0.113.2"}) == 31
+        # S21: nothing valid in it is the proxy itself.
+        assert spend(router, **{"X-Forwarded-For": "unknown, ,"}) == 1
+        assert spend(router, **{"X-Forwarded-For": "_hidden"}) == 31
+        # A proxy may add a line of its own below the client's.
+        with Raw(router) as raw:
+            raw.send(f"GET {ME} HTTP/1.1\r\nHost: x\r\nX-Forwarded-For: 198.51.100.77\r\nX-Forwarded-For: 203.0.113.1\r\n\r\n")
+            assert raw.response()[0] == 429
+        assert '"remote_addr":"203.0.113.1"' in router.log.read_text().replace(": ", ":") or "203.0.113.1" in router.log.read_text()
+    with Router("--ratelimit-per-ip-rate=0.01", keys=("u1",)) as router:
+        assert spend(router, **{"X-Forwarded-For": "203.0.113.1"}) == 1
+        assert spend(router, **{"X-Forwarded-For": "203.0.113.2"}) == 31
+
+
+def test_S20_a_client_cannot_have_headers_removed():
+    """Connection: X-Forwarded-For names a header of the proxy's; it counts all the same."""
+    with Router("--ratelimit-per-ip-rate=0.01", "--trusted-proxies=127.0.0.1", keys=("u1",)) as router:
+        with Raw(router) as raw:
+            seen = []
+            for _ in range(32):
+                raw.send(f"GET {ME} HTTP/1.1\r\nHost: x\r\nConnection: keep-alive, X-Forwarded-For\r\nX-Forwarded-For: 203.0.113.5\r\n\r\n")
+                seen.append(raw.response()[0])
+        assert seen[-1] == 429
+        with router.anonymous(headers={"X-Forwarded-For": "203.0.113.6"}) as client:
+            assert client.get(ME).status_code == 401
+
+
+@pytest.mark.parametrize("value", ["10.0.0.0/99", "proxy.example", "*"])
+def test_S20_networks_that_are_none_are_refused(value):
+    import subprocess
+    from harness import BINARY, WRAP, clean_environment
+    done = subprocess.run([*WRAP, str(BINARY), "--backend=local", "--state-dir=/tmp/at-never", f"--trusted-proxies={value}"],
+                          capture_output=True, text=True, timeout=30, env=clean_environment(), check=False)
+    assert done.returncode == 2 and "--trusted-proxies" in done.stderr
+
+
+@pytest.mark.parametrize("method", ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE"])
+def test_S33_preflight_for_every_method(method):
+    with Router("--cors-allowed-origins=https://c.example", keys=("u1",)) as router, router.anonymous() as client:
+        answer = client.options(API + "/sandboxes/x", headers={"Origin": "https://c.example", "Access-Control-Request-Method": method})
+        assert answer.status_code == 204
+        assert method in [m.strip() for m in answer.headers["Access-Control-Allow-Methods"].split(",")]
+        assert "Access-Control-Allow-Credentials" not in answer.headers and answer.headers["Access-Control-Allow-Origin"] != "*"
+        for name in ("RateLimit-Remaining", "Retry-After", "X-Request-ID"):
+            assert name in answer.headers["Access-Control-Expose-Headers"]
+
+
+def test_security_headers(keyed, u1):
+    for answer in (u1.get(ME), u1.get(API + "/sandboxes"), u1.get(API + "/nope"), keyed.anonymous().get(ME),
+                   u1.post(API + "/user/api-keys", json={"name": "headers"}), keyed.anonymous().get("/healthz")):
+        assert answer.headers["X-Content-Type-Options"] == "nosniff"
+        assert answer.headers["Referrer-Policy"] == "no-referrer"
+        assert answer.headers["Content-Security-Policy"] == "default-src 'none'; frame-ancestors 'none'"
+        assert answer.headers["Cache-Control"] == "no-store"
+    with keyed.anonymous() as client:
+        assert client.get(ME).headers["WWW-Authenticate"] == "Bearer"
+        assert client.get(ME, headers={"Authorization": "Bearer x.y.z"}).headers["WWW-Authenticate"] == 'Bearer error="invalid_token"'
+
+
+def test_S32_request_ids_of_clients(u1):
+    for good in ("a", "A-b_c.9", "x" * 128):
+        assert u1.get(ME, headers={"X-Request-ID": good}).headers["X-Request-ID"] == good
+    for bad in ("", "x" * 129, "a b", "a/b", "<script>", "a;b", "a=b", "\u00e9".encode()):
+        given = u1.get(ME, headers={"X-Request-ID": bad}).headers["X-Request-ID"]
+        assert len(given) == 16 and int(given, 16) >= 0, (bad, given)
+
+
+FOREIGN = [{"Origin": "https://evil.example"}, {"Origin": "http://localhost.evil.example"}, {"Origin": "null"}, {"Origin": "file://"},
+           {"Sec-Fetch-Site": "cross-site"}, {"Origin": "chrome-extension://x"}]
+OWN = [{}, {"Origin": "http://localhost:3000"}, {"Origin": "http://127.0.0.1:8081"}, {"Origin": "http://[::1]:1"}, {"Sec-Fetch-Site": "same-origin"},
+       {"Sec-Fetch-Site": "cross-site", "Sec-Fetch-Mode": "navigate"}, {"Sec-Fetch-Site": "none"}]
+
+
+@pytest.mark.parametrize("headers", FOREIGN)
+def test_S03_a_page_from_elsewhere_cannot_use_the_development_mode(dev, headers):
+    """Nobody is asked for credentials there: a web page that is open in the developer's browser must not be, either."""
+    with dev.anonymous() as client:
+        assert error_of(client.get(API + "/sandboxes", headers=headers), 403)["code"] == "origin_not_allowed"
+        error_of(client.post(API + "/sandboxes", content=json.dumps({"name": "csrf", "template": "general-coding"}),
+                             headers={**headers, "Content-Type": "text/plain"}), 403)
+        error_of(client.get(API + "/sandboxes/csrf"), 404)
+
+
+@pytest.mark.parametrize("headers", OWN)
+def test_S03_pages_of_this_machine_can(dev, headers):
+    with dev.anonymous() as client:
+        assert client.get(API + "/sandboxes", headers=headers).status_code == 200
+
+
+def test_S03_configured_origins_can():
+    with Router("--cors-allowed-origins=https://console.example", dev_auth=True) as router, router.anonymous() as client:
+        assert client.get(ME, headers={"Origin": "https://console.example"}).status_code == 200
+        error_of(client.get(ME, headers={"Origin": "https://other.example"}), 403)
+
+
+def test_S03_with_credentials_the_origin_does_not_matter(u1):
+    """They are never sent by a browser on its own: there are no cookies."""
+    assert u1.get(ME, headers={"Origin": "https://evil.example"}).status_code == 200

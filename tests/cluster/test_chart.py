@@ -5,7 +5,7 @@ import json
 import pytest
 import yaml
 
-from testbed import CHART, apply, helm, kubectl, new_namespace, run
+from testbed import CHART, RESTRICTED, apply, helm, kubectl, new_namespace, run
 
 NS = "chart"
 
@@ -44,7 +44,7 @@ VALUES = {
 def namespace():
     for file in sorted((CHART / "crds").glob("*.yaml")):
         kubectl("apply", "--server-side", "--force-conflicts", "-f", file)
-    new_namespace(NS)
+    new_namespace(NS, *RESTRICTED)
     yield
     kubectl("delete", "namespace", NS, "--wait=false")
 

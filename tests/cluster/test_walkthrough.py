@@ -7,16 +7,17 @@ import pytest
 
 import testbed
 from harness import wait_for
-from testbed import SANDBOX_IMAGE, apply, events, get, in_pod, kubectl, new_namespace, run
+from testbed import RESTRICTED, SANDBOX_IMAGE, apply, events, get, in_pod, kubectl, new_namespace, run
 
 NS = "walk"
 TEMPLATE = "walk-template"
 ACTION = "agenttier.io/action"
+LOCKED = {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}}
 
 
 @pytest.fixture(scope="module", autouse=True)
 def namespace(secured):
-    new_namespace(NS)
+    new_namespace(NS, *RESTRICTED)  # where sandboxes must run as well
     apply({"apiVersion": "agenttier.io/v1alpha1", "kind": "ClusterSandboxTemplate", "metadata": {"name": TEMPLATE},
            "spec": {"image": {"repository": SANDBOX_IMAGE}, "storage": {"size": "1Gi"}, "network": {"allowInternet": True},
                     "resources": {"requests": {"cpu": "10m", "memory": "32Mi"}}, "harness": {"useHTTPExec": True}}})
@@ -239,8 +240,8 @@ def test_O9_creation_costs_what_a_bare_pod_costs():
     pairs = []
     for i in range(3):
         pod = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": f"bare-{i}", "namespace": NS}, "spec": {
-            "terminationGracePeriodSeconds": 1, "securityContext": {"runAsUser": 1000, "fsGroup": 1000},
-            "containers": [{"name": "c", "image": SANDBOX_IMAGE, "command": ["sleep", "infinity"], "volumeMounts": [{"name": "w", "mountPath": "/workspace"}]}],
+            "terminationGracePeriodSeconds": 1, "securityContext": {"runAsUser": 1000, "runAsNonRoot": True, "fsGroup": 1000, "seccompProfile": {"type": "RuntimeDefault"}},
+            "containers": [{"name": "c", "image": SANDBOX_IMAGE, "command": ["sleep", "infinity"], "securityContext": LOCKED, "volumeMounts": [{"name": "w", "mountPath": "/workspace"}]}],
             "volumes": [{"name": "w", "persistentVolumeClaim": {"claimName": f"bare-{i}"}}]}}
         claim = {"apiVersion": "v1", "kind": "PersistentVolumeClaim", "metadata": {"name": f"bare-{i}", "namespace": NS},
                  "spec": {"accessModes": ["ReadWriteOnce"], "resources": {"requests": {"storage": "1Gi"}}}}

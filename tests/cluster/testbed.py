@@ -75,10 +75,16 @@ def apply(manifest, *options, check=True):
     return run("kubectl", "apply", "-f", "-", *options, check=check, data=manifest if isinstance(manifest, str) else json.dumps(manifest))
 
 
-def new_namespace(name):
+def new_namespace(name, *labels):
     """An empty one, also when an earlier run has left it."""
     kubectl("delete", "namespace", name, "--ignore-not-found", "--timeout=60s")
     kubectl("create", "namespace", name)
+    if labels:
+        kubectl("label", "namespace", name, *labels)
+
+
+# Pod Security: what does not keep to "restricted" is refused, and named in a warning where it is a template.
+RESTRICTED = ("pod-security.kubernetes.io/enforce=restricted", "pod-security.kubernetes.io/warn=restricted")
 
 
 def in_pod(name, *command, namespace="default", container=None, check=True, timeout=60):

@@ -203,6 +203,7 @@ static bool connected(struct runtime_stream *s) {
     if (getsockopt(s->fd, SOL_SOCKET, SO_ERROR, &errnum, &len) != 0) errnum = errno;
     if (errnum == 0) {
         s->state = STREAM_HEAD;
+        s->reached = true;
         stream_rearm(s);
         return true;
     }
@@ -382,12 +383,11 @@ static const struct access_stream_ops stream_ops = {.write = stream_write,
                                                     .take_fd = stream_take_fd,
                                                     .close = stream_close};
 
-static struct access_stream *stream_open(struct access *access, uv_loop_t *loop, struct object *sandbox,
-                                         enum access_op op, const json_t *args,
-                                         const struct access_events *events, void *ctx, struct error *err) {
-    struct runtime_access *a = (struct runtime_access *)access;
-    struct runtime_address address = {0};
-    if (!a->locate(a->ctx, sandbox, &address, err)) return NULL;
+struct access_stream *runtime_access_open_at(const struct runtime_address *to, uv_loop_t *loop,
+                                             enum access_op op, const json_t *args,
+                                             const struct access_events *events, void *ctx,
+                                             struct error *err) {
+    struct runtime_address address = *to;
     cleanup_buffer struct buffer request = {0};
     if (!wire_request(op, args, &address, &request, err)) return NULL;
 
@@ -415,6 +415,19 @@ static struct access_stream *stream_open(struct access *access, uv_loop_t *loop,
     }
     stream_rearm(s);
     return &s->base;
+}
+
+bool runtime_access_reached(const struct access_stream *stream) {
+    return ((const struct runtime_stream *)stream)->reached;
+}
+
+static struct access_stream *stream_open(struct access *access, uv_loop_t *loop, struct object *sandbox,
+                                         enum access_op op, const json_t *args,
+                                         const struct access_events *events, void *ctx, struct error *err) {
+    struct runtime_access *a = (struct runtime_access *)access;
+    struct runtime_address address = {0};
+    if (!a->locate(a->ctx, sandbox, &address, err)) return NULL;
+    return runtime_access_open_at(&address, loop, op, args, events, ctx, err);
 }
 
 struct access *runtime_access_new(runtime_locate_fn *locate, void *ctx) {

@@ -30,7 +30,7 @@ struct runtime_stream {
     int handles;  /* not closed yet; the last one frees the stream */
 
     enum stream_state state;
-    bool paused, closed, eof;
+    bool paused, closed, eof, reached;
     bool want_writable, finished, send_off;
     bool body_moving;
     uint64_t hard_until; /* uv_now; 0 = none */

@@ -3,11 +3,11 @@
 #include "common/json.h"
 #include "common/log.h"
 #include "common/units.h"
+#include "k8s/access.h"
 #include "k8s/permissions.h"
 #include "k8s/store.h"
 #include "k8s/token_review.h"
 #include "k8s/trim.h"
-#include "k8s/unsupported.h"
 
 #include <stdio.h>
 
@@ -27,6 +27,7 @@ struct k8s_backend {
 static void close_backend(struct backend *backend) {
     struct k8s_backend *k = (struct k8s_backend *)backend;
     permission_check_stop(k->permissions);
+    k8s_access_free(k->backend.access);
     k8s_store_close(k->backend.store);
     k8s_client_free(k->client);
     k8s_config_free(k->config);
@@ -100,7 +101,7 @@ static bool open_parts(struct k8s_backend *k, const struct k8s_options *o, struc
     options.count = make_rows(o, rows);
     k->backend.store = k8s_store_open(k->client, &options, err);
     if (!k->backend.store) return false;
-    k->backend.access = unsupported_access();
+    k->backend.access = k8s_access_new(k->client, k->backend.store);
     k->permissions = permission_check_start(k->client, o->install_namespace, o->ingresses, err);
     return k->permissions != NULL;
 }
@@ -112,6 +113,7 @@ static bool review(struct backend *backend, const char *token, const char *const
 
 static void metrics(struct backend *backend, struct buffer *out) {
     k8s_store_metrics(backend->store, out);
+    if (backend->access) k8s_access_metrics(backend->access, out);
 }
 
 static struct backend *opened(const struct k8s_options *options,

@@ -1,11 +1,39 @@
-/* Where a sandbox's container is: a pod, as the store's cache knows it. Copied, so that it outlives what
- * it came from. */
+/* Where a sandbox's container is, as the store's cache knows it, and what became of it. Pure. A place is
+ * bound to the pod's UID and to the container's id: another pod of the same name, or at the same address, is
+ * another place (lessons S15, S16). */
 #pragma once
 
+#include "backend/store.h"
+#include "common/error.h"
+
+#include <stdbool.h>
 #include <stdint.h>
 
 struct pod_place {
     char namespace[64], pod[254], container[64];
-    char uid[64]; /* of the pod */
-    char ip[46];  /* "" = none yet */
+    char uid[64];           /* of the pod */
+    char container_id[128]; /* "" = not told */
+    char ip[46];            /* "" = none yet */
+    bool host_network;
 };
+
+/* The place of a Running sandbox in `pod`, the pod that its status names (NULL: there is none). 409
+ * sandbox_not_running: it is not there, not running, being deleted, or another sandbox's. */
+bool pod_place_find(const struct object *sandbox, const struct object *pod, struct pod_place *out,
+                    struct error *err);
+
+/* Whether the place is no more, given what the cache has of that name now (NULL: nothing). `err` says
+ * why, always 502: pod_deleted, pod_evicted, out_of_memory, node_lost, container_restarted, pod_ended. */
+bool pod_place_gone(const struct pod_place *place, const struct object *pod, struct error *err);
+
+/* Whether one may connect to the place from here: it has an address of its own that is no loopback,
+ * link-local or multicast address and not the node's. 502 sandbox_unreachable. */
+bool pod_place_dialable(const struct pod_place *place, struct error *err);
+
+/* What the pod's annotations say of its runtime. */
+enum pod_runtime {
+    POD_RUNTIME_UNKNOWN, /* controller.md 19: its Secret and /healthz tell */
+    POD_RUNTIME_COMING,  /* agenttier-controller sends it: not yet there */
+    POD_RUNTIME_READY
+};
+enum pod_runtime pod_runtime_of(const struct object *pod, const struct pod_place *place);

@@ -33,8 +33,8 @@ void trim_pod(json_t *pod) {
                                                  "podIPs",    "hostIP", "conditions", "containerStatuses",
                                                  "startTime", NULL};
     static const char *const condition_members[] = {"type", "status", "reason", "message", NULL};
-    static const char *const state_members[] = {"name",    "ready", "restartCount", "state", "lastState",
-                                                "started", NULL};
+    static const char *const state_members[] = {"name",      "ready",   "restartCount", "state",
+                                                "lastState", "started", "containerID",  NULL};
     drop_annotation(pod, "kubectl.kubernetes.io/last-applied-configuration");
     json_t *spec = json_object_get(pod, "spec"), *status = json_object_get(pod, "status");
     keep(spec, spec_members);

@@ -130,7 +130,8 @@ void upgrade_refusal(int status, struct slice body, const char *pod, struct erro
         error_set(err, 403, "kubernetes_forbidden",
                   "the Router may not run commands in pods (it needs get and create on pods/exec): %s", why);
     } else if (status == 401) {
-        error_set(err, 503, ERR_UNAVAILABLE, "the Kubernetes API does not accept the Router's credentials");
+        error_set(err, 503, ERR_KUBERNETES_UNAUTHORIZED,
+                  "the Kubernetes API does not accept the Router's credentials");
         err->retry_after = 5;
     } else if (status == 429 || status == 503 || status == 504) {
         error_set(err, 503, ERR_UNAVAILABLE, "the Kubernetes API is busy or away: %s", why);

@@ -4,6 +4,8 @@
 
 #include "common/http1.h"
 
+#define ERR_KUBERNETES_UNAUTHORIZED "kubernetes_unauthorized" /* 503: the credentials must be read anew */
+
 #define WEBSOCKET_KEY_LEN 24 /* base64 of 16 random bytes */
 
 /* "a, b" of `protocols` (NULL-terminated) is what is offered. `authorization` may be NULL. False:
@@ -19,8 +21,8 @@ int upgrade_check(const struct http1_head *head, const char *key, const char *co
                   struct error *err);
 
 /* What a refusal means, with the apiserver's own message when the body is a Status. `pod` names the
- * pod. 404 sandbox_not_found, 403 kubernetes_forbidden, 503 unavailable (with retry_after), 502
- * sandbox_unreachable. */
+ * pod. 404 sandbox_not_found, 403 kubernetes_forbidden, 503 unavailable or
+ * kubernetes_unauthorized (with retry_after), 502 sandbox_unreachable. */
 void upgrade_refusal(int status, struct slice body, const char *pod, struct error *err);
 /* Whether it may be the protocol that was refused: a server or proxy that knows no v5. */
 bool upgrade_refuses_protocol(int status, struct slice body);

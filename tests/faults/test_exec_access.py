@@ -315,7 +315,7 @@ def test_exec_wrong_credentials(one):
     one.token = "another"
     path = one.kubeconfig
     one.kubeconfig = lambda: pathlib.Path(one.directory, "kubeconfig")
-    assert path and execute(one, "true").error["code"] == "unavailable"
+    assert path and execute(one, "true").error["code"] == "kubernetes_unauthorized"
 
 
 def test_exec_an_untrusted_certificate(tmp_path):

@@ -79,7 +79,7 @@ START_TEST(I14_refusals_are_named) {
            404, "sandbox_not_found", "pods \"p1\" not found");
     expect(403, "{\"kind\":\"Status\",\"reason\":\"Forbidden\",\"message\":\"cannot create pods/exec\"}", 403,
            "kubernetes_forbidden", "cannot create pods/exec");
-    expect(401, "Unauthorized", 503, "unavailable", "credentials");
+    expect(401, "Unauthorized", 503, "kubernetes_unauthorized", "credentials");
     expect(503, "", 503, "unavailable", "busy");
     expect(500, "{\"kind\":\"Status\",\"message\":\"container not\\nrunning\"}", 502, "sandbox_unreachable",
            "container not running");

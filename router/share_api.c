@@ -63,6 +63,7 @@ void share_revoke(struct request *r) {
     cleanup_error struct error err = {0};
     const char *identity = request_param(r, "userId");
     struct change change = {.revoke = identity};
+    audit_detail(r, "with", audit_string(identity));
     cleanup_object struct object *newer = NULL;
     if (!share_lists_parse(request_query(r, "kind"), &change.lists, &err) ||
         !write_change(r, &change, &newer, &err)) {

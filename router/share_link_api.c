@@ -152,6 +152,7 @@ void share_links_redeem(struct request *r) {
         reply_error(r, &err);
         return;
     }
+    audit_detail(r, "level", json_string(access_level_name(redeeming.granted)));
     if (redeeming.granted > redeeming.before) {
         sandbox_event(r->backend->store, sandbox, "Normal", "ShareGranted", r->identity.sub);
         log_info("share link redeemed", "sandbox", sandbox->name, "namespace", sandbox->namespace, "level",

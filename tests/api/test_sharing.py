@@ -426,6 +426,32 @@ def test_2_13_link_life(own):
         u1.delete(base)
 
 
+def test_W48_S28_sharing_is_in_the_history_and_no_token_is(own):
+    with own.client("u1") as u1, own.client("u2") as u2, own.client("admin") as admin:
+        base = make(u1, "recorded")
+
+        def record(client, method, path, **options):
+            rid = f"rec-{next(serial)}"
+            answer = client.request(method, path, headers={"X-Request-ID": rid}, **options)
+            entry = wait_for(lambda: admin.get(API + "/audit/events", params={"requestId": rid}).json()["events"])[0]
+            assert entry["sandboxId"] == "recorded" and entry["namespace"] == ("default" if answer.is_success else ""), entry
+            return answer, entry
+
+        serial = iter(range(100))
+        link, made = record(u1, "POST", base + "/share-links", json={"level": "collaborator"})
+        _, redeemed = record(u2, "POST", API + "/share-links/redeem", json={"token": link.json()["token"]})
+        _, denied = record(u2, "DELETE", base + "/share/u1")
+        _, unshared = record(u1, "DELETE", base + "/share/u2")
+        _, revoked = record(u1, "DELETE", base + "/share-links/" + link.json()["id"])
+        assert [(e["eventType"], e["details"]["actor"], e["details"]["outcome"]) for e in (made, redeemed, denied, unshared, revoked)] == [
+            ("share_link.create", "u1", "success"), ("share_link.redeem", "u2", "success"), ("share.delete", "u2", "denied"),
+            ("share.delete", "u1", "success"), ("share_link.delete", "u1", "success")]
+        assert made["details"]["linkId"] == revoked["details"]["linkId"] == link.json()["id"]
+        assert (redeemed["details"]["level"], unshared["details"]["with"]) == ("collaborator", "u2")
+        assert link.json()["token"] not in str([made, redeemed, denied, unshared, revoked])
+        u1.delete(base)
+
+
 def test_vector_69_only_the_hash_is_stored(own):
     with own.client("u1") as u1:
         base = make(u1, "hashed")

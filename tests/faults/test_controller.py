@@ -1,0 +1,476 @@
+"""The real agenttier-controller on a scripted apiserver: what it must not lose, and what it must not make twice
+(controller.md 1.1, 20, 21)."""
+
+import json
+import os
+import pathlib
+import re
+import signal
+import subprocess
+import tempfile
+import threading
+import time
+
+import httpx
+import pytest
+from fake_apiserver import FakeApiserver, body, cut, delay, hang, status
+from harness import ALARMS, BUILD, WRAP, clean_environment, free_port, wait_for
+
+PROGRAM = BUILD / "agenttier-controller"
+CRDS = ("sandboxes.agenttier.io", "sandboxtemplates.agenttier.io", "clustersandboxtemplates.agenttier.io")
+LEASE = "agenttier-controller-leader"
+
+
+class Controller:
+    def __init__(self, api, *flags, crds=False, env=None):
+        self.folder = pathlib.Path(tempfile.mkdtemp(prefix="at-controller-", dir="/tmp"))
+        self.api, self.env = api, env or {}
+        self.log = self.folder / "log"
+        self.flags = [f"--kubeconfig={api.kubeconfig(str(self.folder / 'kubeconfig'))}", "--runtime-delivery=none",
+                      f"--manage-crds={'true' if crds else 'false'}", *flags]
+        self.process = None
+
+    def start(self):
+        self.health, self.metrics = free_port(), free_port()
+        with open(self.log, "ab") as log:
+            self.process = subprocess.Popen(
+                [*WRAP, str(PROGRAM), *self.flags, f"--health-probe-bind-address=127.0.0.1:{self.health}",
+                 f"--metrics-bind-address=127.0.0.1:{self.metrics}"],
+                stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=clean_environment(**self.env))
+        return self
+
+    def serves(self):
+        wait_for(lambda: self._get(self.metrics, "/metrics"), 20, 0.05, f"metrics; {self.text()}")
+        return self
+
+    @staticmethod
+    def _get(port, path):
+        try:
+            return httpx.get(f"http://127.0.0.1:{port}{path}", timeout=2)
+        except httpx.HTTPError:
+            return None
+
+    def metric(self, name):
+        text = self._get(self.metrics, "/metrics").text
+        return float(re.search(rf"^{re.escape(name)} ([0-9.e+-]+)$", text, re.M)[1])
+
+    def leads(self):
+        return self.metric("agenttier_controller_leader") == 1
+
+    def text(self):
+        return self.log.read_text(errors="replace")[-3000:] if self.log.exists() else ""
+
+    def kill(self):
+        self.process.kill()
+        self.process.wait(10)
+
+    def stop(self):
+        if self.process and self.process.poll() is None:
+            self.process.send_signal(signal.SIGTERM)
+            self.process.wait(20)
+        return self.process.returncode
+
+    def __enter__(self):
+        return self.start().serves()
+
+    def __exit__(self, *_):
+        try:
+            code = self.stop()
+            assert code in (0, -signal.SIGKILL), self.text()
+            assert not ALARMS.search(self.log.read_bytes()), self.text()
+        finally:
+            if self.process.poll() is None:
+                self.kill()
+
+
+class Kubelet:
+    """Starts the pods that there are: ready a moment later."""
+
+    def __init__(self, api):
+        self.api, self.ending, self.paused = api, threading.Event(), False
+        self.thread = threading.Thread(target=self.run, daemon=True)
+        self.thread.start()
+
+    def run(self):
+        while not self.ending.wait(0.05):
+            for pod in self.api.all("pods") if not self.paused else []:
+                if not pod.get("status"):
+                    try:
+                        self.api.set_status("pods", pod["metadata"]["name"], pod["metadata"]["namespace"], phase="Running",
+                                            conditions=[{"type": "Ready", "status": "True"}])
+                    except KeyError:
+                        pass  # it is gone
+
+    def stop(self):
+        self.ending.set()
+        self.thread.join()
+
+
+@pytest.fixture
+def api():
+    with FakeApiserver() as server:
+        server.kinds["customresourcedefinitions"] = ("apiextensions.k8s.io", "v1", "CustomResourceDefinition", False, True)
+        server.objects["customresourcedefinitions"] = {}
+        server.put("clustersandboxtemplates", {"metadata": {"name": "t"}, "spec": {"image": {"repository": "r:1"}}})
+        yield server
+
+
+@pytest.fixture
+def kubelet(api):
+    made = Kubelet(api)
+    yield made
+    made.stop()
+
+
+@pytest.fixture
+def controller(api, kubelet):
+    with Controller(api) as started:
+        yield started
+
+
+def make(api, name, **spec):
+    return api.put("sandboxes", {"metadata": {"name": name, "namespace": "default"},
+                                 "spec": {"templateRef": {"name": "t", "kind": "ClusterSandboxTemplate"}, **spec}})
+
+
+def state(api, name):
+    return (api.get("sandboxes", name, "default") or {}).get("status", {})
+
+
+def reach(api, name, phase, timeout=20):
+    wait_for(lambda: state(api, name).get("phase") == phase, timeout, 0.02, f"{name} {phase}; it is {state(api, name)}")
+
+
+def reasons(api, name):
+    return [e["reason"] for e in api.all("events") if e["involvedObject"]["name"] == name]
+
+
+def made_once(api, name):
+    """Exactly one of each object, and each was asked for successfully once."""
+    for plural in ("pods", "persistentvolumeclaims", "networkpolicies"):
+        assert len([o for o in api.all(plural) if o["metadata"]["labels"]["agenttier.io/sandbox"] == name]) == 1, plural
+        added = [entry for entry in api.log if entry[1] == plural and entry[2] == "ADDED" and
+                 entry[3]["metadata"]["labels"]["agenttier.io/sandbox"] == name]
+        assert len(added) == 1, plural
+
+
+# ---- the ordinary ----
+
+
+def test_21_2_create_to_running_stop_resume_delete(api, controller):
+    make(api, "box")
+    reach(api, "box", "Running")
+    found = api.get("sandboxes", "box", "default")
+    assert found["metadata"]["finalizers"] == ["agenttier.io/sandbox-cleanup"]
+    assert {"podName": "box-pod", "pvcName": "box-workspace", "resolvedTemplate": "t"}.items() <= found["status"].items()
+    made_once(api, "box")
+    api.put("sandboxes", {"metadata": {"name": "box", "namespace": "default", "annotations": {"agenttier.io/action": "stop"}},
+                          "spec": found["spec"], "status": state(api, "box")})
+    reach(api, "box", "Stopped")
+    wait_for(lambda: not api.all("pods"), 5)
+    wait_for(lambda: "agenttier.io/action" not in (api.get("sandboxes", "box", "default")["metadata"].get("annotations") or {}), 5)
+    api.set_status("sandboxes", "box", "default", phase="Creating", message="Resuming")
+    reach(api, "box", "Running")
+    httpx.delete(f"{api.url}/apis/agenttier.io/v1alpha1/namespaces/default/sandboxes/box")
+    wait_for(lambda: not api.get("sandboxes", "box", "default"), 5)
+    for plural in ("pods", "persistentvolumeclaims", "networkpolicies"):
+        wait_for(lambda p=plural: not api.all(p), 5, what=plural)
+    wait_for(lambda: "Deleted" in reasons(api, "box"), 5)
+    assert [r for r in reasons(api, "box") if r in ("Error", "AutoRestarted")] == []
+
+
+def test_at_rest_it_asks_for_nothing(api, controller):
+    make(api, "box")
+    reach(api, "box", "Running")
+    time.sleep(0.5)
+    before = len(api.requests)
+    time.sleep(3)
+    assert [r for r in api.requests[before:] if "watch" not in r.target] == []
+
+
+def test_many_sandboxes_and_conflicts(api, controller):
+    """I31, I32: other writers of the same objects."""
+    api.on("PATCH", r"/sandboxes/[^/]+/status", status(409, "Conflict", "changed since"), times=40)
+    for i in range(30):
+        make(api, f"s{i}")
+    for i in range(30):
+        reach(api, f"s{i}", "Running", 30)
+        made_once(api, f"s{i}")
+    assert not [e for e in api.all("events") if e["reason"] in ("Error", "AutoRestarted")]
+
+
+# ---- an apiserver on a bad day ----
+
+
+def test_W4_the_apiserver_is_away_for_20_seconds_while_sandboxes_are_made(api, controller):
+    api.on("POST", "/networkpolicies", delay(1.5), times=1)
+    make(api, "before")
+    time.sleep(0.5)
+    api.go_away()
+    time.sleep(20)
+    make(api, "meanwhile")
+    api.come_back()
+    for name in ("before", "meanwhile"):
+        reach(api, name, "Running", 40)
+        made_once(api, name)
+        assert "Error" not in reasons(api, name)
+    assert controller.process.poll() is None
+
+
+@pytest.mark.parametrize("code", [429, 500, 503])
+def test_W4_refusals_that_pass_are_waited_for(api, controller, code):
+    api.on("POST", r"/(persistentvolumeclaims|networkpolicies|pods|events)", status(code, headers={"Retry-After": "1"}), times=6)
+    api.on("PATCH", "/status", status(code), times=3)
+    make(api, "box")
+    reach(api, "box", "Running", 40)
+    made_once(api, "box")
+    assert "Error" not in reasons(api, "box")
+
+
+@pytest.mark.parametrize("plural", ["pods", "persistentvolumeclaims", "networkpolicies"])
+def test_I31_an_answer_that_is_lost_makes_no_second_object(api, controller, plural):
+    api.on("POST", f"/{plural}", cut(20), times=1)
+    make(api, "box")
+    reach(api, "box", "Running", 40)
+    made_once(api, "box")
+
+
+def test_a_lost_answer_to_the_status_is_no_second_event_storm(api, controller):
+    api.on("PATCH", r"/sandboxes/box/status", cut(10), times=2)
+    make(api, "box")
+    reach(api, "box", "Running", 40)
+    time.sleep(0.5)
+    assert reasons(api, "box").count("Running") <= 1
+
+
+def test_refusals_that_stay_are_errors_that_say_why(api, controller):
+    api.forbidden.add(("create", "pods"))
+    make(api, "box")
+    reach(api, "box", "Error")
+    assert state(api, "box")["message"].startswith("Pod creation failed: ") and "create" in state(api, "box")["message"]
+    api.forbidden.clear()
+    api.quota = "pods"
+    make(api, "second")
+    reach(api, "second", "Error")
+    assert "exceeded quota" in state(api, "second")["message"]
+
+
+def test_S23_lies_and_nonsense_do_not_end_it(api, controller):
+    api.on("POST", "/persistentvolumeclaims", body(b"{\"kind\":\"Pod\",\"metadata\":[]}", 201), times=1)
+    api.on("POST", "/networkpolicies", body(b"\xff\xfe not json", 201), times=1)
+    api.say("pods", b"not json\n")
+    api.put("sandboxes", {"metadata": {"name": "odd", "namespace": "default", "finalizers": [7], "annotations": {"agenttier.io/action": 5}},
+                          "spec": {"templateRef": [], "env": {"a": 1}, "timeout": 7, "storage": "x", "network": [1],
+                                   "credentials": [1, None], "sidecars": "no", "createdBy": 3},
+                          "status": {"phase": 7, "conditions": "x", "forwardedPorts": {"a": 1}, "restartCount": "many"}})
+    make(api, "box")
+    reach(api, "box", "Running", 40)
+    assert controller.process.poll() is None
+
+
+def test_watches_that_are_cut_miss_nothing(api, kubelet, controller):
+    kubelet.paused = True
+    make(api, "box")
+    wait_for(lambda: api.all("pods"), 10)
+    api.cut_watches(how="reset")
+    kubelet.paused = False
+    reach(api, "box", "Running", 30)
+    api.compact()
+    api.cut_watches()
+    api.remove("pods", "box-pod", "default")
+    reach(api, "box", "Error", 30)
+    assert "before restart attempt 1/5" in state(api, "box")["message"]
+
+
+# ---- the controller on a bad day ----
+
+
+@pytest.mark.parametrize("step", ["persistentvolumeclaims", "networkpolicies", "pods", "sandboxes/box/status"])
+def test_I32_killed_in_the_middle_of_a_creation(api, kubelet, step):
+    """kill -9 at each step: the next one finishes what was begun, once."""
+    with Controller(api) as first:
+        api.on("*", f"/{step}$", hang(), times=1)
+        make(api, "box")
+        wait_for(lambda: [r for r in api.asked("*", f"/{step}$") if r.method in ("POST", "PATCH")], 10, 0.01, step)
+        first.kill()
+    api.clear()
+    with Controller(api):
+        reach(api, "box", "Running", 30)
+        made_once(api, "box")
+        assert reasons(api, "box").count("Running") == 1
+
+
+def test_W1_killed_between_stopped_and_the_pods_removal(api, kubelet):
+    with Controller(api) as first:
+        make(api, "box")
+        reach(api, "box", "Running")
+        api.on("DELETE", "/pods/", hang(), times=1)
+        found = api.get("sandboxes", "box", "default")
+        api.put("sandboxes", {**found, "metadata": {**found["metadata"], "annotations": {"agenttier.io/action": "stop"}}})
+        reach(api, "box", "Stopped")
+        wait_for(lambda: api.asked("DELETE", "/pods/"), 5, 0.01)
+        first.kill()
+    api.clear()
+    with Controller(api):
+        wait_for(lambda: not api.all("pods"), 10)
+        assert state(api, "box")["phase"] == "Stopped"
+        assert "AutoRestarted" not in reasons(api, "box")
+
+
+def test_sigterm_ends_it_soon_and_leaves_sandboxes_alone(api, controller):
+    make(api, "box")
+    reach(api, "box", "Running")
+    began = time.monotonic()
+    assert controller.stop() == 0
+    assert time.monotonic() - began < 5
+    assert len(api.all("pods")) == 1
+
+
+# ---- leader election ----
+
+
+def holder(api):
+    return (api.get("leases", LEASE, "agenttier") or {"spec": {}})["spec"].get("holderIdentity")
+
+
+def test_1_1_one_leads_and_hands_over_at_once_on_sigterm(api, kubelet):
+    with Controller(api, "--leader-elect") as first:
+        wait_for(first.leads, 10)
+        with Controller(api, "--leader-elect=true") as second:
+            make(api, "one")
+            reach(api, "one", "Running")
+            time.sleep(2.5)
+            assert first.leads() and not second.leads()
+            lease = api.get("leases", LEASE, "agenttier")["spec"]
+            assert lease["leaseDurationSeconds"] == 15 and re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}Z", lease["renewTime"])
+            mine = holder(api)
+            first.stop()
+            wait_for(second.leads, 6, 0.05, "the second leads")
+            assert holder(api) not in (None, mine)
+            assert api.get("leases", LEASE, "agenttier")["spec"]["leaseTransitions"] == 1
+            make(api, "two")
+            reach(api, "two", "Running")
+            made_once(api, "two")
+
+
+def test_1_1_a_killed_leader_is_followed_after_the_leases_time(api, kubelet):
+    with Controller(api, "--leader-elect") as first:
+        wait_for(first.leads, 10)
+        with Controller(api, "--leader-elect") as second:
+            time.sleep(2.5)
+            first.kill()
+            began = time.monotonic()
+            make(api, "box")
+            wait_for(second.leads, 25, 0.1, "the second leads")
+            assert time.monotonic() - began > 9, "it did not wait for the lease to end"
+            reach(api, "box", "Running")
+
+
+def test_1_1_who_cannot_renew_stops_to_work_and_works_again(api, kubelet):
+    with Controller(api, "--leader-elect") as first:
+        wait_for(first.leads, 10)
+        api.on("*", "/leases", status(503))
+        wait_for(lambda: not first.leads(), 15, 0.1, "it stops to lead")
+        kubelet.paused = True
+        make(api, "box")
+        time.sleep(1)
+        assert not state(api, "box") and not api.all("pods"), "it wrote without leading"
+        api.clear()
+        kubelet.paused = False
+        wait_for(first.leads, 10, 0.1, "it leads again")
+        reach(api, "box", "Running")
+
+
+# ---- custom resource definitions ----
+
+
+def serve_crds(api):
+    """What an apiserver does with definitions: it serves them."""
+    def run():
+        while not api.stopping.wait(0.05):
+            for crd in api.all("customresourcedefinitions"):
+                if not crd.get("status"):
+                    api.set_status("customresourcedefinitions", crd["metadata"]["name"],
+                                   conditions=[{"type": "Established", "status": "True"}])
+    threading.Thread(target=run, daemon=True).start()
+
+
+def test_1_1_definitions_are_applied_and_replaced_when_they_differ(api, kubelet):
+    serve_crds(api)
+    api.put("customresourcedefinitions", {"metadata": {"name": CRDS[0], "labels": {"mine": "1"}, "annotations": {"a": "b"}},
+                                          "spec": {"group": "agenttier.io", "old": True}})
+    with Controller(api, crds=True):
+        make(api, "box")
+        reach(api, "box", "Running")
+    found = {c["metadata"]["name"]: c for c in api.all("customresourcedefinitions")}
+    assert sorted(found) == sorted(CRDS)
+    first = found[CRDS[0]]
+    assert first["metadata"]["labels"]["mine"] == "1" and first["metadata"]["annotations"]["a"] == "b"
+    assert first["spec"]["names"]["kind"] == "Sandbox" and "old" not in first["spec"]
+    version = first["spec"]["versions"][0]
+    assert version["served"] is True and version["subresources"] == {"status": {}}
+    size = version["schema"]["openAPIV3Schema"]["properties"]["spec"]["properties"]["storage"]["properties"]["size"]
+    assert size["default"] == "10Gi"
+    versions = {n: c["metadata"]["resourceVersion"] for n, c in found.items()}
+    with Controller(api, crds=True):
+        pass
+    assert versions == {c["metadata"]["name"]: c["metadata"]["resourceVersion"] for c in api.all("customresourcedefinitions")}
+
+
+def test_1_1_without_the_right_definitions_are_left_to_others(api, kubelet):
+    api.forbidden.add(("*", "customresourcedefinitions"))
+    with Controller(api, crds=True) as started:
+        make(api, "box")
+        reach(api, "box", "Running")
+        assert "left to others" in started.text()
+    assert not api.all("customresourcedefinitions")
+
+
+# ---- the command line ----
+
+
+def run(*arguments, **env):
+    return subprocess.run([str(PROGRAM), *arguments], capture_output=True, text=True, timeout=20, check=False,
+                          env=clean_environment(**env))
+
+
+def test_the_command_line():
+    done = run("--help")
+    assert done.returncode == 0 and "--leader-elect" in done.stdout and "kubectl apply" in done.stdout
+    assert run("--version").stdout.startswith("agenttier-controller ")
+    for wrong in ("--nonsense", "nonsense", "--max-concurrency=0", "--max-concurrency=many", "--runtime-delivery=mail", "--leader-elect=perhaps",
+                  "--creation-deadline=soon", "--default-storage-size=big", "--enable-webhook", "--backup-snapshots=true", "--namespace"):
+        done = run(wrong)
+        assert done.returncode == 2 and done.stderr.startswith("agenttier-controller: "), wrong
+    assert run("--enable-webhook=false", "--webhook-failure-policy=Fail", "--backup-interval=6h", "--kubeconfig=/nonexistent",
+               "--runtime-delivery=none").returncode == 1
+    done = run("--kubeconfig=/nonexistent", "--runtime=/nonexistent")
+    assert done.returncode == 1 and "--runtime" in done.stderr
+
+
+def test_1_1_probes_and_metrics(api, controller):
+    for path in ("/healthz", "/readyz"):
+        assert controller._get(controller.health, path).text == "ok"
+    assert controller._get(controller.health, "/metrics").status_code == 404
+    assert httpx.post(f"http://127.0.0.1:{controller.health}/healthz", content=b"x" * 100000).status_code == 405
+    make(api, "box")
+    reach(api, "box", "Running")
+    assert controller.metric('agenttier_controller_sandboxes{phase="Running"}') == 1
+    assert controller.metric("agenttier_controller_pods_created_total") == 1
+
+
+def test_logs_are_json_lines(api, controller):
+    make(api, "box")
+    reach(api, "box", "Running")
+    for line in controller.text().splitlines():
+        json.loads(line)
+    assert "token" not in controller.text()
+
+
+def test_only_the_named_namespaces_are_served(api, kubelet):
+    with Controller(api, "--watch-namespaces=mine,yours"):
+        make(api, "box")
+        api.put("sandboxes", {"metadata": {"name": "his", "namespace": "mine"}, "spec": {}})
+        wait_for(lambda: api.get("sandboxes", "his", "mine").get("status", {}).get("phase") == "Running", 10)
+        assert not state(api, "box")
+    assert os.path.exists(PROGRAM)

@@ -34,12 +34,12 @@ KINDS = {  # plural -> group, version, kind, namespaced, has a status subresourc
     "events": ("", "v1", "Event", True, False),
     "pods": ("", "v1", "Pod", True, True),
     "nodes": ("", "v1", "Node", False, True),
-    "namespaces": ("", "v1", "Namespace", False, True),
     "persistentvolumeclaims": ("", "v1", "PersistentVolumeClaim", True, True),
     "networkpolicies": ("networking.k8s.io", "v1", "NetworkPolicy", True, False),
     "ingresses": ("networking.k8s.io", "v1", "Ingress", True, True),
     "leases": ("coordination.k8s.io", "v1", "Lease", True, False),
     "volumesnapshots": ("snapshot.storage.k8s.io", "v1", "VolumeSnapshot", True, True),
+    "namespaces": ("", "v1", "Namespace", False, True),  # the last: its path is the head of the others'
 }
 NAME = re.compile(r"[a-z0-9]([-a-z0-9.]*[a-z0-9])?\Z")
 

@@ -27,7 +27,8 @@ VALUES = {
                  "serviceAccounts": {"namespaces": ["ci", "default"], "audiences": ["agenttier"]}},
         "cors": {"allowedOrigins": ["https://ui.example.com"]}, "networking": {"previewDomain": ".preview.example.com", "portForwardIngressClass": "nginx"},
         "security": {"gvisor": {"enabled": True}},
-        "optional": {"ingress": {"enabled": True, "className": "nginx", "host": "agenttier.example.com", "tls": [{"secretName": "t", "hosts": ["agenttier.example.com"]}]}}},
+        "optional": {"storage": {"enabled": True, "storageClass": "fast", "size": "2Gi"}, "ingress": {"enabled": True, "className": "nginx", "host": "agenttier.example.com", "tls": [{"secretName": "t", "hosts": ["agenttier.example.com"]}]}}},
+    "a history that stays": {"router": {"replicas": 1}, "optional": {"storage": {"enabled": True, "persistent": True}}},
     "only the Router": {"controller": {"enabled": False}, "router": {"networkPolicy": {"enabled": False}}},
     # A values file written for the reference chart.
     "of the reference": {
@@ -230,6 +231,18 @@ def test_16_4_bundled_templates():
 ], ids=lambda v: v if isinstance(v, str) else "")
 def test_the_schema_of_values_names_mistakes(values, word):
     assert word in template(values, check=False)
+
+
+def test_a_history_for_each_replica_or_one_that_stays():
+    deployment = one(template(VALUES["everything"]), "Deployment", "agenttier-router")["spec"]
+    (volume,) = [v for v in deployment["template"]["spec"]["volumes"] if v["name"] == "history"]
+    assert volume["ephemeral"]["volumeClaimTemplate"]["spec"]["resources"]["requests"]["storage"] == "2Gi"
+    assert "--history-db=/var/lib/agenttier/agenttier.db" in arguments(template(VALUES["everything"]))
+    objects = template(VALUES["a history that stays"])
+    assert one(objects, "PersistentVolumeClaim", "agenttier-router-storage")
+    assert one(objects, "Deployment", "agenttier-router")["spec"]["strategy"] == {"type": "Recreate"}
+    assert "router.replicas=1" in template({"optional": {"storage": {"enabled": True, "persistent": True}}}, check=False)
+    assert not any("history" in a for a in arguments(template()))
 
 
 def test_prometheus_finds_both():

@@ -3,10 +3,12 @@
 import json
 import re
 
+import httpx
 import pytest
 import yaml
 
 import testbed
+from harness import wait_for
 from testbed import BUILD, CHART, ROOT, apply, new_namespace, run
 
 TEXT = (ROOT / "docs" / "deployment.md").read_text()
@@ -36,6 +38,27 @@ def test_try_it(release, tmp_path):
             run("bash", "-c", f"cd {ROOT} && {command}{extra}", timeout=180)
     finally:
         release.uninstall()
+
+
+def test_moving_a_second_router_beside_the_first(release, secured, tmp_path):
+    """The values of "Moving from the reference Router": two Routers on the same resources, keys and all."""
+    (block,) = [b for b in VALUES if "fullnameOverride" in b]
+    values = tmp_path / "values.yaml"
+    values.write_text(json.dumps(testbed.merge(release.base, yaml.safe_load(block))))
+    key = secured.create_key("mover")
+    try:
+        testbed.helm("install", "next", CHART, "-n", testbed.NAMESPACE, "-f", values, "--wait", "--timeout", "90s", timeout=100)
+        urls = [f"http://{testbed.get('service', name, '-n', testbed.NAMESPACE)['spec']['clusterIP']}:8080"
+                for name in ("agenttier-router", "agenttier-next-router")]
+        old, new = (httpx.Client(base_url=url, headers={"X-API-Key": key}, timeout=30, trust_env=False) for url in urls)
+        made = old.post("/api/v1/sandboxes", json={"name": "moved", "template": "general-coding"})
+        assert made.status_code == 201, made.text
+        wait_for(lambda: new.get("/api/v1/sandboxes/moved").status_code == 200, 5, 0.1, "the sandbox seen by the other Router")
+        assert not testbed.get("deployment", "agenttier-next-controller", "-n", testbed.NAMESPACE)
+        assert new.delete("/api/v1/sandboxes/moved").status_code == 204
+        wait_for(lambda: old.get("/api/v1/sandboxes/moved").status_code == 404, 60, 0.2)
+    finally:
+        testbed.helm("uninstall", "next", "-n", testbed.NAMESPACE, "--wait", check=False)
 
 
 def test_every_value_that_is_named_is_there():

@@ -138,6 +138,8 @@ static enum bearer_result check(struct bearer *b, struct slice token, struct att
     if (!jwt_parse(token, &a->jwt, err)) return BEARER_REFUSED;
     if (is_issuers(b, a)) return by_issuer(b, a, out, err);
     if (b->reviews && service_account_plausible(&b->accounts, &a->jwt)) return BEARER_MUST_WAIT;
+    if (b->reviews && service_account_claimed(&a->jwt))
+        return refuse(err, "service accounts of its namespace are not let in");
     return refuse(err, "it is from another issuer (iss)");
 }
 

@@ -24,6 +24,10 @@ bool service_account_allowed(const char *username, const char *namespaces) {
     return namespace_listed(slice_make(namespace, (size_t)(colon - namespace)), namespaces);
 }
 
+bool service_account_claimed(const struct jwt *token) {
+    return strncmp(json_str_at(token->claims, "sub"), prefix, sizeof prefix - 1) == 0;
+}
+
 bool service_account_plausible(const struct service_accounts *accounts, const struct jwt *token) {
     return service_account_allowed(json_str_at(token->claims, "sub"), accounts->namespaces);
 }

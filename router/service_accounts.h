@@ -21,6 +21,8 @@ enum service_account_result {
     SERVICE_ACCOUNT_REFUSED,     /* 401 invalid_token */
     SERVICE_ACCOUNT_UNAVAILABLE, /* 503: the cluster does not answer, nothing is known */
 };
+/* Whether a token says that it is a service account's, of whatever namespace. Pure. */
+bool service_account_claimed(const struct jwt *token);
 /* Whether it is worth asking: a token whose own claims name somebody that the list lets in. Claims
  * are not believed, they only spare the cluster a question. Pure. */
 bool service_account_plausible(const struct service_accounts *accounts, const struct jwt *token);

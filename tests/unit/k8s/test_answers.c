@@ -254,8 +254,8 @@ START_TEST(I34_a_token_counts_only_for_an_audience_that_was_asked_for) {
         "{'status':{'authenticated':true,'user':{'username':'u'}}}",
         "{'status':{'authenticated':true,'audiences':[],'user':{'username':'u'}}}",
         "{'status':{'authenticated':true,'audiences':'agenttier','user':{'username':'u'}}}",
-        "{'status':{'authenticated':true,'audiences':['https://"
-        "kubernetes.default.svc'],'user':{'username':'u'}}}",
+        ("{'status':{'authenticated':true,'audiences':['https://"
+         "kubernetes.default.svc'],'user':{'username':'u'}}}"),
         "{'status':{'authenticated':'true','audiences':['agenttier'],'user':{'username':'u'}}}",
         "{'status':{'authenticated':false,'audiences':['agenttier'],'user':{'username':'u'}}}",
         "{'status':{'authenticated':true,'audiences':['agenttier'],'user':{'username':''}}}",

@@ -439,7 +439,8 @@ enum MHD_Result exchange_handle(struct loop *loop, struct MHD_Connection *connec
     if (*size > 0) return take_body(x, data, size);
     if (!x->body_done) body_complete(x);
     if (x->doomed) return MHD_NO;
-    if (x->response && x->stage != STAGE_REPLY && x->stage != STAGE_WORKER) return reply_queue(x);
+    /* While a worker has it, nothing but the stage may be looked at. */
+    if (x->stage != STAGE_WORKER && x->stage != STAGE_REPLY && x->response) return reply_queue(x);
     if (x->stage != STAGE_REPLY) suspend(x);
     return MHD_YES;
 }

@@ -32,6 +32,7 @@ def test_4_2_a_created_sandbox_is_the_resource_of_the_contract_and_is_read_witho
         assert len([r for r in api.requests[before:] if "watch" not in r.target]) == 0, "a read cost a call (O4)"
 
 
+@pytest.mark.tsan
 def test_a_write_is_seen_by_the_next_read_although_watches_are_silent(api, router):
     api.silent = True
     with router.client() as client:
@@ -49,6 +50,7 @@ def test_a_write_is_seen_by_the_next_read_although_watches_are_silent(api, route
         assert router.names(client) == ["s1"]
 
 
+@pytest.mark.tsan
 def test_changes_by_others_arrive_in_order(api, router):
     api.put("sandboxes", sandbox("other"))
     router.wait_names("other")
@@ -74,6 +76,7 @@ def test_a_deletion_that_waits_for_a_finalizer_shows_and_then_ends(api, router):
         wait_for(lambda: client.get("/api/v1/sandboxes/slow").status_code == 404, 5, 0.01, "the end")
 
 
+@pytest.mark.tsan
 def test_3_3_keys_are_secrets_and_are_accepted_and_revoked_by_every_replica(api):
     with ClusterRouter(api, dev_auth=False, keys=("admin",)) as one, ClusterRouter(api, dev_auth=False) as two:
         secrets = api.all("secrets")
@@ -158,6 +161,7 @@ def test_a_page_that_expired_starts_the_list_again(api):
         assert len(router.names()) == 700
 
 
+@pytest.mark.tsan
 def test_410_lists_again_and_finds_what_was_deleted_meanwhile(api, router):
     for name in ("a", "b", "c"):
         api.put("sandboxes", sandbox(name))
@@ -240,6 +244,7 @@ def test_O3_before_the_first_list_every_answer_is_503_and_none_is_404_or_401(api
 # ---- away and back ----
 
 
+@pytest.mark.tsan
 def test_O3_an_apiserver_that_is_away_reads_go_on_marked_and_writes_are_503(api, router):
     with router.client() as client:
         assert router.create("a", client).status_code == 201
@@ -418,6 +423,7 @@ def test_a_deletion_by_somebody_faster_is_no_error_and_is_seen(api, router):
         assert client.get("/api/v1/sandboxes/a").status_code == 404
 
 
+@pytest.mark.tsan
 def test_many_writers_at_once_leave_what_they_wrote(api, router):
     failures = []
 

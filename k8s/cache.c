@@ -17,6 +17,7 @@ void cache_init(struct cache *c, const struct k8s_watch *watches, size_t count) 
         c->rows[i].watch.label_selector = dup_text(watches[i].label_selector);
         c->rows[i].watch.field_selector = dup_text(watches[i].field_selector);
     }
+    intern_init(&c->texts);
     pthread_mutex_init(&c->order, NULL);
     /* A stream of readers must not keep a writer waiting; readers never lock twice. */
     pthread_rwlockattr_t attr;
@@ -40,6 +41,7 @@ void cache_free(struct cache *c) {
         free(c->watchers);
         c->watchers = next;
     }
+    intern_free(&c->texts);
     pthread_mutex_destroy(&c->order);
     pthread_rwlock_destroy(&c->memory);
 }
@@ -246,6 +248,7 @@ struct object *cache_read(struct cache *c, const struct cache_row *row, json_t *
     if (!json_object_get(json, "apiVersion"))
         json_object_set_new(json, "apiVersion", json_string(k->api_version));
     if (row->watch.trim) row->watch.trim(json);
+    intern_tree(&c->texts, json);
     return object_new(kind, json, 0);
 }
 

@@ -7,6 +7,7 @@
 #pragma once
 
 #include "backend/index.h"
+#include "k8s/intern.h"
 #include "k8s/store.h"
 
 #include <pthread.h>
@@ -37,6 +38,7 @@ struct cache {
     uint64_t generation;
     struct cache_deleted deleted[CACHE_DELETED_MAX]; /* a ring */
     size_t deleted_next;
+    struct intern texts;
     pthread_rwlock_t memory;
     struct cache_row *rows;
     size_t count;

@@ -4,8 +4,9 @@
 
 #include <jansson.h>
 
-/* Keeps of metadata all but managedFields; of spec nodeName, the containers' names, ports and env without
- * values from elsewhere; of status phase, reason, message, addresses, conditions and container states. */
+/* Keeps of metadata all but managedFields; of spec nodeName, hostNetwork, the containers' names, images and
+ * ports and the claims among the volumes; of status phase, reason, message, addresses (podIPs only when there
+ * are two), start time, container states, the condition Ready and others that are not True. */
 void trim_pod(json_t *pod);
 /* Keeps what `kubectl get events` shows. */
 void trim_event(json_t *event);

@@ -1,6 +1,7 @@
 /* What an apiserver answers: lists as they arrive, refusals, reviews; selectors, versions, paths, trimming.
  */
 #include "common/json.h"
+#include "k8s/intern.h"
 #include "k8s/list_reader.h"
 #include "k8s/paths.h"
 #include "k8s/resource_version.h"
@@ -220,6 +221,36 @@ START_TEST(selectors) {
 }
 END_TEST
 
+START_TEST(equal_texts_are_shared) {
+    static struct intern texts;
+    intern_init(&texts);
+    cleanup_json json_t *a = json_of("{'phase':'Running','list':['x',{'y':'Running'}],'n':5,'z':null}");
+    cleanup_json json_t *copy = json_deep_copy(a), *b = json_deep_copy(a);
+    intern_tree(&texts, a);
+    intern_tree(&texts, b);
+    ck_assert(json_equal(a, copy) && json_equal(b, copy));
+    json_t *phase = json_object_get(a, "phase");
+    ck_assert(phase == json_object_get(b, "phase"));
+    ck_assert(phase == json_object_get(json_array_get(json_object_get(b, "list"), 1), "y"));
+    ck_assert(json_array_get(json_object_get(a, "list"), 0) == json_array_get(json_object_get(b, "list"), 0));
+    /* More texts than it keeps, and one that is too long. */
+    for (int i = 0; i < 3 * INTERN_SLOTS; i++) {
+        cleanup_json json_t *one = json_object();
+        cleanup_free char *text = xasprintf("%d", i);
+        json_object_set_new(one, "k", json_string(text));
+        intern_tree(&texts, one);
+        ck_assert_str_eq(json_str_at(one, "k"), text);
+    }
+    char long_text[INTERN_MAX_TEXT + 2];
+    memset(long_text, 'x', sizeof long_text - 1);
+    long_text[sizeof long_text - 1] = '\0';
+    cleanup_json json_t *c = json_pack("[ss]", long_text, long_text);
+    intern_tree(&texts, c);
+    ck_assert(json_array_get(c, 0) != json_array_get(c, 1));
+    intern_free(&texts);
+}
+END_TEST
+
 START_TEST(paths) {
     cleanup_buffer struct buffer p = {0};
     k8s_path(KIND_SANDBOX, "n s", "a/b", "status", &p);
@@ -274,17 +305,23 @@ START_TEST(pods_are_trimmed_to_what_is_read) {
                                        "spec':{'nodeName':'n','tolerations':[{}],"
                                        "'containers':[{'name':'c','image':'i','env':[{'name':'S','value':'"
                                        "secret'}],'ports':[]}],'volumes':[{'name':'v',"
-                                       "'projected':{}}]},'status':{'phase':'Running','podIP':'1.2.3.4','"
-                                       "qosClass':'x','containerStatuses':[{'name':'c',"
-                                       "'ready':true,'imageID':'x'}],'conditions':[{'type':'Ready','status':'"
-                                       "True','lastProbeTime':null}]}}");
+                                       "'projected':{}},{'name':'w','persistentVolumeClaim':{'claimName':'q'}"
+                                       "}]},'status':{'phase':'Running','podIP':"
+                                       "'1.2.3.4','podIPs':[{'ip':'1.2.3.4'}],'qosClass':'x','"
+                                       "containerStatuses':[{'name':'c','ready':true,'imageID':'x',"
+                                       "'lastState':{},'state':{'running':{}}}],'conditions':[{'type':'Ready'"
+                                       ",'status':'True','lastProbeTime':null},"
+                                       "{'type':'Initialized','status':'True'},{'type':'PodScheduled','"
+                                       "status':'False','message':'full'}]}}");
     trim_pod(pod);
-    cleanup_json json_t *wanted = json_of(
-        "{'metadata':{'name':'p','labels':{'l':'v'},'annotations':{'a':'b'}},'spec':{'nodeName':'n',"
-        "'containers':[{'name':'c','image':'i','ports':[]}],'volumes':[{'name':'v'}]},'status':{'phase':'"
-        "Running',"
-        "'podIP':'1.2.3.4','containerStatuses':[{'name':'c','ready':true}],'conditions':[{'type':'Ready',"
-        "'status':'True'}]}}");
+    cleanup_json json_t *wanted =
+        json_of("{'metadata':{'name':'p','labels':{'l':'v'},'annotations':{'a':'b'}},'spec':{'nodeName':'n','"
+                "containers':[{'name':"
+                "'c','image':'i'}],'volumes':[{'name':'w','persistentVolumeClaim':{'claimName':'q'}}]},'"
+                "status':{'phase':'Running',"
+                "'podIP':'1.2.3.4','containerStatuses':[{'name':'c','ready':true,'state':{'running':{}}}],'"
+                "conditions':[{'type':"
+                "'Ready','status':'True'},{'type':'PodScheduled','status':'False','message':'full'}]}}");
     ck_assert(json_equal(pod, wanted));
     static const char *const odd[] = {"{}", "{'spec':5,'status':'x'}",
                                       "{'spec':{'containers':{}},'status':[]}",
@@ -298,5 +335,6 @@ START_TEST(pods_are_trimmed_to_what_is_read) {
 END_TEST
 
 RUN_SUITE("answers", lists_in_pieces_of_every_size, S23_lists_that_are_none, lists_above_the_limits,
-          W37_refusals, retry_after, versions_are_compared_only_where_that_is_allowed, selectors, paths,
-          I34_a_token_counts_only_for_an_audience_that_was_asked_for, pods_are_trimmed_to_what_is_read)
+          W37_refusals, retry_after, versions_are_compared_only_where_that_is_allowed, selectors,
+          equal_texts_are_shared, paths, I34_a_token_counts_only_for_an_audience_that_was_asked_for,
+          pods_are_trimmed_to_what_is_read)

@@ -399,6 +399,9 @@ static void look_at_watch(struct row *row) {
             works(row);
         }
     }
+    /* An apiserver keeps no watch cache of events, and so sends no bookmarks: there silence says nothing, and
+     * keepalive alone finds a dead connection. */
+    if (row->cache_row->watch.kind == KIND_EVENT) return;
     int64_t quiet = now_ms() - atomic_load(&row->heard);
     int64_t since_start = now_ms() - row->started;
     if (quiet < row->thread->silence_ms || since_start < row->thread->silence_ms) return;

@@ -284,6 +284,7 @@ def test_W65_each_item_is_checked_as_a_single_create(u1, capped):
     assert [v["code"] for v in results[0]["violations"]] == ["timeout_exceeded"]
 
 
+@pytest.mark.tsan
 def test_S31_parallel_batches_never_pass_the_quota(keyed, u1, capped):
     """Batches and single creates at once: whatever is refused, by the batch rule or item by item, no more than the quota is there."""
     ns = capped(maxSandboxesTotal=10)

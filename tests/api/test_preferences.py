@@ -96,6 +96,7 @@ def test_W103_if_match(own):
         assert client.put(URL, json={}, headers={"If-Match": "*"}).json() == {}
 
 
+@pytest.mark.tsan
 def test_W103_first_writers_and_mergers_at_once(own):
     """Nobody is refused, and no merge covers another one."""
     with own.client("racer") as client, concurrent.futures.ThreadPoolExecutor(8) as pool:

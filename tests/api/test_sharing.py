@@ -340,6 +340,7 @@ def test_S30_scoped_key_of_a_guest_opens_nothing(own, shared):
         carl.delete(own_box)
 
 
+@pytest.mark.tsan
 def test_S30_W53_revoking_ends_running_streams(own, shared):
     """A command, a preview and an upgraded preview that a guest has open end within seconds; the owner's go on."""
     app = shared.server(STREAMS, 8077)
@@ -501,6 +502,7 @@ def test_S30_a_viewer_link_raises_nobody_and_lowers_nobody(own):
         u1.delete(base)
 
 
+@pytest.mark.tsan
 def test_S31_link_uses_are_exact_under_a_race(own):
     """Thirty users, one link with five uses, all at once: five get in."""
     users = [f"racer-{i}" for i in range(30)]

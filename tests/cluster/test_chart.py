@@ -23,7 +23,7 @@ VALUES = {
                    "extraArgs": ["--log-level=debug"], "extraEnv": [{"name": "X", "value": "y"}], "podAnnotations": {"c": "d"}, "podLabels": {"e": "f"},
                    "serviceAccount": {"annotations": {"g": "h"}}},
         "controller": {"replicas": 2, "maxConcurrency": 3, "leaderElect": True, "logLevel": "debug", "image": {"repository": "mirror.example.com/ctl", "tag": "v1"}},
-        "auth": {"oidc": {"issuerUrl": "https://login.example.com", "clientId": "agenttier", "adminGroup": "ops", "groupClaim": "roles", "ca": {"configMap": "issuer-ca"}},
+        "auth": {"sharingLevels": "enforced", "oidc": {"issuerUrl": "https://login.example.com", "clientId": "agenttier", "adminGroup": "ops", "groupClaim": "roles", "ca": {"configMap": "issuer-ca"}},
                  "serviceAccounts": {"namespaces": ["ci", "default"], "audiences": ["agenttier"]}},
         "cors": {"allowedOrigins": ["https://ui.example.com"]}, "networking": {"previewDomain": ".preview.example.com", "portForwardIngressClass": "nginx"},
         "security": {"gvisor": {"enabled": True}},
@@ -200,7 +200,7 @@ def test_values_reach_the_programs():
     for argument in ("--oidc-issuer=https://login.example.com", "--oidc-client-id=agenttier", "--admin-group=ops", "--group-claim=roles", "--oidc-ca-file=/etc/agenttier/oidc/ca.crt",
                      "--cors-allowed-origins=https://ui.example.com", "--preview-domain=.preview.example.com", "--ingress-class-name=nginx",
                      "--trusted-proxies=10.0.0.0/8,fd00::/8", "--ratelimit-per-ip-rate=10", "--ratelimit-per-user-rate=20.5", "--max-cpu=8",
-                     "--max-memory=16Gi", "--threads=8", "--log-level=debug"):
+                     "--max-memory=16Gi", "--threads=8", "--sharing-levels=enforced", "--log-level=debug"):
         assert argument in arguments(objects), argument
     assert "--max-concurrency=3" in arguments(objects, "controller")
     images = {d["metadata"]["name"]: d["spec"]["template"]["spec"]["containers"][0]["image"] for d in of(objects, "Deployment")}

@@ -282,6 +282,7 @@ START_TEST(W93_queries_use_indexes) {
         {.limit = 10, .sandbox = "b", .kind = "event", .type = "Running", .cursor = "x"},
         {.limit = 10, .request_id = "r"},
         {.limit = 10, .namespace = "n", .outcome = "denied", .since = "2026"},
+        {.limit = 10, .outcome = "denied", .cursor = "x"},
     };
     for (size_t i = 0; i < sizeof filters / sizeof filters[0]; i++) {
         cleanup_free char *plan = history_db_plan(db, &filters[i]);
@@ -289,6 +290,11 @@ START_TEST(W93_queries_use_indexes) {
         for (char *line = strtok(plan, "\n"); line; line = strtok(NULL, "\n"))
             ck_assert_msg(strstr(line, "USING INDEX") != NULL, "filter %zu: %s", i, line);
     }
+    const struct history_filter denied = {.limit = 10, .outcome = "denied"},
+                                of_user = {.limit = 10, .outcome = "denied", .actor = "a"};
+    cleanup_free char *by_outcome = history_db_plan(db, &denied), *by_actor = history_db_plan(db, &of_user);
+    ck_assert_ptr_nonnull(strstr(by_outcome, "audit_by_outcome"));
+    ck_assert_ptr_nonnull(strstr(by_actor, "audit_by_actor"));
     history_db_close(db);
     place_remove(&p);
 }

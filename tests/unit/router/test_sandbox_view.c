@@ -87,8 +87,9 @@ static char *names(const struct identity *caller, const struct sandbox_filter *f
     size_t i;
     json_t *item;
     json_array_foreach(json_object_get(answer, "sandboxes"), i, item) {
-        buffer_printf(&out, "%s%s/%s", i > 0 ? " " : "", json_str_at(item, "namespace"),
-                      json_str_at(item, "name"));
+        const char *role = json_str_at(item, "role");
+        buffer_printf(&out, "%s%s/%s%s%s", i > 0 ? " " : "", json_str_at(item, "namespace"),
+                      json_str_at(item, "name"), role[0] ? ":" : "", role);
     }
     if (cursor) {
         const char *next = json_string_value(json_object_get(answer, "continue"));
@@ -110,7 +111,11 @@ START_TEST(filters) {
     struct identity ana = {.sub = ana_sub}, root = {.sub = root_sub, .is_admin = true},
                     nobody = {.sub = none_sub};
     assert_listed(&ana, (struct sandbox_filter){0}, "a/one a-b/one b/ten");
-    assert_listed(&ana, (struct sandbox_filter){.shared = true}, "a/one a/two a-b/one b/ten");
+    assert_listed(&ana, (struct sandbox_filter){.shared = true},
+                  "a/one:owner a/two:viewer a-b/one:owner b/ten:owner");
+    struct identity ana_root = {.sub = ana_sub, .is_admin = true};
+    assert_listed(&ana_root, (struct sandbox_filter){.shared = true, .namespace = "a"},
+                  "a/one:owner a/two:admin");
     assert_listed(&root, (struct sandbox_filter){0}, "a/one a/two a-b/one b/six b/ten");
     assert_listed(&nobody, (struct sandbox_filter){.shared = true}, "");
     assert_listed(&ana, (struct sandbox_filter){.status = "running"}, "a/one b/ten");

@@ -207,7 +207,7 @@ int main(int argc, char **argv) {
     log_configure(LOG_LEVEL_INFO, f.log_format, 2);
     /* What runs beside us has our uid: it may neither trace us nor read our memory. */
     prctl(PR_SET_DUMPABLE, 0);
-    char *token = take_token();
+    cleanup_free char *token = take_token();
     if (f.token_stdin) {
         free(token);
         token = read_token();
@@ -243,7 +243,5 @@ int main(int argc, char **argv) {
         log_error("cannot go on in the background", "why", strerror(errno), NULL);
         return 1;
     }
-    status = server_run(&options);
-    free(token);
-    return status;
+    return server_run(&options);
 }

@@ -577,7 +577,7 @@ class FakeApiserver:
             if key not in self.objects[plural]:
                 raise self._not_found(plural, name)
             patch = request.json()
-            whole = merge_patch(self.objects[plural][key], patch)
+            whole = copy.deepcopy(merge_patch(self.objects[plural][key], patch))
             stated = patch.get("metadata", {}).get("resourceVersion")
             whole["metadata"].pop("resourceVersion", None)
             if stated:

@@ -1,6 +1,7 @@
 """The real agenttier-controller on a scripted apiserver: what it must not lose, and what it must not make twice
 (controller.md 1.1, 20, 21)."""
 
+import base64
 import json
 import os
 import pathlib
@@ -13,7 +14,8 @@ import time
 
 import httpx
 import pytest
-from fake_apiserver import FakeApiserver, body, cut, delay, hang, status
+from fake_apiserver import FakeApiserver, Gone, body, cut, delay, hang, status
+from fake_exec import FakeExec
 from harness import ALARMS, BUILD, WRAP, clean_environment, free_port, wait_for
 
 PROGRAM = BUILD / "agenttier-controller"
@@ -474,3 +476,123 @@ def test_only_the_named_namespaces_are_served(api, kubelet):
         wait_for(lambda: api.get("sandboxes", "his", "mine").get("status", {}).get("phase") == "Running", 10)
         assert not state(api, "box")
     assert os.path.exists(PROGRAM)
+
+
+# ---- the runtime, sent over pods/exec ----
+
+
+@pytest.fixture
+def pods_exec(api, tmp_path):
+    """Containers are directories of this machine here: the real script in a real shell, the real runtime."""
+    runtime, port = tmp_path / "volume", free_port()
+    runtime.mkdir()
+    shell = tmp_path / "shell"
+    shell.write_text(f'#!/bin/sh\n[ "$1" = -c ] || exit 1\nexec /bin/sh -c "$2" "$3" {runtime} "$5" 127.0.0.1:{port}\n')
+    shell.chmod(0o755)
+    served = FakeExec(tmp_path, shell=(str(shell),), tls=False)
+
+    def serve(request, connection):
+        served.handle(connection.sock, request.method, request.headers, request.target)
+        raise Gone  # what follows on this connection are no requests
+
+    api.route("/exec$", serve)
+    served.runtime_port, served.volume = port, runtime
+    yield served
+    served.close()
+    for entry in pathlib.Path("/proc").glob("[0-9]*"):
+        try:
+            if str(runtime) in (entry / "cmdline").read_bytes().decode(errors="replace"):
+                os.kill(int(entry.name), signal.SIGKILL)
+        except OSError:
+            pass  # it is gone
+
+
+@pytest.fixture
+def sender(api, pods_exec):
+    with Controller(api, "--runtime-delivery=exec", f"--runtime={BUILD / 'agenttier-runtime'}") as started:
+        yield started
+
+
+def start_pod(api, name="box", container="containerd://1"):
+    """As a kubelet does, with the container's id."""
+    wait_for(lambda: api.get("pods", f"{name}-pod", "default"), 10, 0.02)
+    api.set_status("pods", f"{name}-pod", "default", phase="Running", conditions=[{"type": "Ready", "status": "True"}], containerStatuses=[
+        {"name": "sandbox", "containerID": container, "ready": True, "state": {"running": {"startedAt": "2026-01-01T00:00:00Z"}}}])
+
+
+def marked(api, name="box"):
+    return (api.get("pods", f"{name}-pod", "default")["metadata"].get("annotations") or {}).get("agenttier.io/runtime-ready")
+
+
+def token_of(api, name="box"):
+    return base64.b64decode(api.get("secrets", f"{name}-runtime-token", "default")["data"]["token"]).decode()
+
+
+def test_the_runtime_is_sent_started_and_said_to_be_ready(api, pods_exec, sender):
+    make(api, "box")
+    start_pod(api)
+    reach(api, "box", "Running")
+    wait_for(lambda: marked(api) == "containerd://1", 20, 0.05, "the runtime")
+    assert (pods_exec.volume / "agenttier-runtime").read_bytes() == (BUILD / "agenttier-runtime").read_bytes()
+    assert [p.name for p in pods_exec.volume.iterdir()] == ["agenttier-runtime"]
+    token, url = token_of(api), f"http://127.0.0.1:{pods_exec.runtime_port}"
+    assert httpx.get(url + "/healthz").json()["status"] == "ok"
+    command = {"command": ["/bin/sh", "-c", "env; cat /proc/$PPID/environ /proc/*/cmdline 2>/dev/null"]}
+    assert httpx.post(url + "/exec", json=command).status_code == 401
+    answer = httpx.post(url + "/exec", json=command, headers={"Authorization": f"Bearer {token}"})
+    assert answer.status_code == 200 and token not in answer.text, "O7: the token is in an environment or a command line"
+    ((_, target, _),) = pods_exec.requests
+    assert token not in target and "container=sandbox" in target
+    assert token not in sender.text()
+
+
+@pytest.mark.parametrize("fault", [{"refuse": (403, '{"kind":"Status","message":"forbidden"}')}, {"refuse": (500, "x")}, {"refuse_v5": True},
+                                   {"cut_after": 0, "messages": [b"\x02x"], "no_status": True}, {"status": b"not json"}, {"raw": b"HTTP/1.1 200 OK\r\n\r\n"}])
+def test_I12_S23_a_bad_pods_exec_costs_no_sandbox_and_is_tried_again(api, pods_exec, sender, fault):
+    pods_exec.faults = fault
+    make(api, "box")
+    start_pod(api)
+    reach(api, "box", "Running")
+    if "refuse_v5" not in fault:
+        wait_for(lambda: pods_exec.requests, 10)
+        time.sleep(0.5)
+        assert not marked(api) and state(api, "box")["phase"] == "Running"
+        pods_exec.faults = {}
+    wait_for(lambda: marked(api) == "containerd://1", 20, 0.05, "the runtime")
+    assert len(pods_exec.requests) <= 5
+
+
+def test_a_restarted_container_gets_it_again_and_another_controller_does_not_send_it_twice(api, pods_exec, kubelet):
+    kubelet.paused = True
+    flags = ("--runtime-delivery=exec", f"--runtime={BUILD / 'agenttier-runtime'}")
+    with Controller(api, *flags):
+        make(api, "box")
+        start_pod(api)
+        wait_for(lambda: marked(api), 20)
+    with Controller(api, *flags):
+        time.sleep(1)
+        assert len(pods_exec.requests) == 1
+        start_pod(api, container="containerd://2")
+        wait_for(lambda: marked(api) == "containerd://2", 20)
+        assert len(pods_exec.requests) == 2
+
+
+def test_S16_the_token_of_another_sandbox_is_never_sent(api, pods_exec, sender):
+    make(api, "box")
+    wait_for(lambda: api.get("secrets", "box-runtime-token", "default"), 10)
+    stolen = api.get("secrets", "box-runtime-token", "default")
+    stolen["metadata"]["ownerReferences"][0]["uid"] = "another"
+    api.put("secrets", stolen)
+    start_pod(api)
+    reach(api, "box", "Running")
+    time.sleep(1.5)
+    assert not pods_exec.requests and not marked(api)
+
+
+def test_no_exec_where_the_template_says_no(api, pods_exec, sender):
+    api.put("clustersandboxtemplates", {"metadata": {"name": "plain"}, "spec": {"harness": {"useHTTPExec": False}}})
+    api.put("sandboxes", {"metadata": {"name": "box", "namespace": "default"}, "spec": {"templateRef": {"name": "plain", "kind": "ClusterSandboxTemplate"}}})
+    start_pod(api)
+    reach(api, "box", "Running")
+    time.sleep(0.5)
+    assert not pods_exec.requests and not api.all("secrets")

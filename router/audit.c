@@ -136,15 +136,6 @@ void audit_note_free(struct audit_note *note) {
 
 /* ---- the record of a request ---- */
 
-/* What became of it is worth an entry? */
-static bool worth(const struct request *r, int status) {
-    const struct route *route = r->route;
-    bool denied = status == 401 || status == 403;
-    if (!route) return false;
-    if (strcmp(route->method, "*") == 0) return denied;
-    return route->audit || (denied && route->auth == AUTH_ADMIN);
-}
-
 /* There is such a sandbox, but not for this caller: the answer hides it, the history does not. */
 static bool was_hidden(struct request *r, int status) {
     if (status != 404 || r->sandbox || r->route->auth < AUTH_SANDBOX_READ) return false;
@@ -158,6 +149,14 @@ static void set_text(json_t *details, const char *name, const char *value) {
     if (!value || !value[0]) return;
     cleanup_free char *clean = text_of(value);
     json_object_set_new(details, name, json_string(clean));
+}
+
+/* What became of it is worth an entry? */
+static bool worth(const struct request *r, int status, bool hidden) {
+    const struct route *route = r->route;
+    bool denied = status == 401 || status == 403 || hidden;
+    if (strcmp(route->method, "*") == 0) return denied;
+    return route->audit || (denied && route->auth == AUTH_ADMIN);
 }
 
 /* Parameters of paths that say what was meant; any other may be a secret. */
@@ -197,9 +196,10 @@ static const char *name_of(const struct request *r) {
 
 void audit_request(struct request *r, int status, bool aborted) {
     struct history *history = r->router ? r->router->history : NULL;
-    if (!history || r->audit.recorded || !worth(r, status)) return;
+    if (!history || r->audit.recorded || !r->route) return;
+    bool hidden = r->route->audit && was_hidden(r, status);
+    if (!worth(r, status, hidden)) return;
     r->audit.recorded = true;
-    bool hidden = was_hidden(r, status);
     const char *action = r->audit.action   ? r->audit.action
                          : r->route->audit ? r->route->audit
                                            : r->route->operation_id;

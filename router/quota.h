@@ -20,7 +20,7 @@
 
 #include "router/usage.h"
 
-#define QUOTA_PROMISE_S 30
+#define QUOTA_PROMISE_S 60
 #define QUOTA_CLAIM_LEN 24
 
 struct quota;

@@ -131,6 +131,11 @@ def test_W48_refusals_at_administrators_routes_and_previews_are_recorded(u1, u2,
     assert one(admin, fresh + "-a")["details"]["action"] == "listAuditEvents"
     assert u1.put(API + "/governance/policies", json={}, headers={"X-Request-ID": fresh + "-b"}).status_code == 403
     assert one(admin, fresh + "-b")["details"]["outcome"] == "denied"
+    assert u2.get(f"{API}/sandboxes/{fresh}/preview/8080/", headers={"X-Request-ID": fresh + "-c"}).status_code == 404
+    hidden = one(admin, fresh + "-c")
+    assert (hidden["sandboxId"], hidden["details"]["action"], hidden["details"]["outcome"]) == (fresh, "preview", "denied")
+    assert u1.get(f"{API}/sandboxes/{fresh}/preview/8080/", headers={"X-Request-ID": fresh + "-d"}).status_code in (404, 409)
+    assert entries(admin, requestId=fresh + "-d") == []
     u1.delete(f"{API}/sandboxes/{fresh}")
 
 

@@ -93,7 +93,7 @@ def test_W65_a_place_of_a_router_that_died_is_free_after_a_while(api, router):
     import time
     with router.client() as client:
         limit(client, maxSandboxesTotal=1)
-        stale = [{"claim": "dead-router", "user": "x", "at": int(time.time()) - 29}]
+        stale = [{"claim": "dead-router", "user": "x", "at": int(time.time()) - 58}]
         api.put("configmaps", {"metadata": {"name": "agenttier-quota-team", "namespace": "agenttier",
                                             "labels": {"agenttier.io/component": "quota"}}, "data": {"promises": json.dumps(stale)}})
         wait_for(lambda: create(client, "early").status_code in (403, 201))

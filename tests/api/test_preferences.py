@@ -20,12 +20,9 @@ def own():
 
 def config_map(router, sub):
     name = "agenttier-prefs-" + hashlib.sha256(sub.encode()).hexdigest()[:16]
-    for file in router.state_dir.rglob("*"):
-        if file.is_file() and file.open("rb").read(15) == b"SQLite format 3":
-            with sqlite3.connect(f"file:{file}?mode=ro", uri=True) as db:
-                row = db.execute("SELECT json FROM objects WHERE kind = 'ConfigMap' AND name = ?", (name,)).fetchone()
-                return json.loads(row[0]) if row else None
-    raise AssertionError("no database")
+    with sqlite3.connect(f"file:{router.state_dir}/state.db?mode=ro", uri=True) as db:
+        row = db.execute("SELECT json FROM objects WHERE kind = 'ConfigMap' AND name = ?", (name,)).fetchone()
+    return json.loads(row[0]) if row else None
 
 
 def test_11_2_put_replaces_and_get_returns(own):

@@ -70,17 +70,13 @@ def make(client, name, **body):
 
 def events(router, name, reason):
     """The messages of the events of one sandbox."""
-    with sqlite3.connect(f"file:{database(router)}?mode=ro", uri=True) as db:
+    with sqlite3.connect(f"file:{router.state_dir}/state.db?mode=ro", uri=True) as db:
         rows = [json.loads(text) for (text,) in db.execute("SELECT json FROM objects WHERE kind = 'Event'")]
     return [e for e in rows if e["involvedObject"]["name"] == name and e["reason"] == reason]
 
 
-def database(router):
-    return router.state_dir / "state.db"
-
-
 def stored(router, name):
-    with sqlite3.connect(f"file:{database(router)}?mode=ro", uri=True) as db:
+    with sqlite3.connect(f"file:{router.state_dir}/state.db?mode=ro", uri=True) as db:
         return json.loads(db.execute("SELECT json FROM objects WHERE kind = 'Sandbox' AND name = ?", (name,)).fetchone()[0])
 
 

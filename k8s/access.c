@@ -12,6 +12,8 @@
 #define WATCH_MS     1000 /* how often a stream looks whether its pod is still there */
 #define REASON_MS    100  /* and after it broke, until the cache knows why */
 #define REASON_LOOKS 20
+#define KILLED_LOOKS 10
+#define KILLED_CODE  137 /* SIGKILL: as a shell and container runtimes report it */
 #define EARLY_MAX    65536
 
 enum way { WAY_RUNTIME, WAY_EXEC, WAY_DIRECT, WAY_COUNT };
@@ -50,6 +52,7 @@ struct way_stream {
     bool replaying;
     int looks;
     struct error broken; /* waits for its reason */
+    json_t *killed;      /* likewise: an outcome that the end of the pod may have made */
 };
 
 static struct way_stream *way_of(struct access_stream *s) {
@@ -64,6 +67,7 @@ static void release(struct way_stream *s) {
     json_decref(s->args);
     buffer_free(&s->early);
     error_clear(&s->broken);
+    json_decref(s->killed);
     free(s);
 }
 
@@ -99,7 +103,14 @@ static struct object *pod_now(const struct way_stream *s) {
 
 static bool pod_gone(struct way_stream *s, struct error *err) {
     cleanup_object struct object *pod = pod_now(s);
-    return pod_place_gone(&s->place, pod, err);
+    if (pod_place_gone(&s->place, pod, err)) return true;
+    /* What was killed, was killed with its pod. */
+    return s->killed && pod_place_ending(pod, err);
+}
+
+static void succeed(struct way_stream *s, const json_t *result) {
+    stop(s);
+    if (!s->closed && s->events.on_end) s->events.on_end(s->ctx, result);
 }
 
 static void on_watch(uv_timer_t *timer) {
@@ -108,6 +119,8 @@ static void on_watch(uv_timer_t *timer) {
     if (s->done || s->closed) return;
     if (pod_gone(s, &err)) {
         fail(s, &err);
+    } else if (s->killed && ++s->looks >= KILLED_LOOKS) {
+        succeed(s, s->killed);
     } else if (s->broken.status && ++s->looks >= REASON_LOOKS) {
         fail(s, &s->broken);
     }
@@ -177,8 +190,19 @@ static void on_connected(void *ctx, int fd) {
 
 static void on_end(void *ctx, const json_t *result) {
     struct way_stream *s = ctx;
-    stop(s);
-    if (!s->closed && s->events.on_end) s->events.on_end(s->ctx, result);
+    cleanup_error struct error why = {0};
+    json_int_t code = json_integer_value(json_object_get(result, "exitCode"));
+    if (s->way != WAY_EXEC || s->op != ACCESS_EXEC || code != KILLED_CODE) {
+        succeed(s, result);
+        return;
+    }
+    /* The status of a command says the same when its whole pod was killed: the cache tells soon. */
+    s->killed = json_incref((json_t *)result);
+    access_close(steal_ptr(s->inner));
+    if (pod_gone(s, &why))
+        fail(s, &why);
+    else
+        uv_timer_start(&s->timer, on_watch, REASON_MS, REASON_MS);
 }
 
 /* Nothing was begun at the runtime: the same by another way (http-api.md 5.2). */
@@ -311,7 +335,7 @@ static bool find_place(struct k8s_access *a, const struct object *sandbox, struc
 
 static size_t way_write(struct access_stream *stream, const char *data, size_t len) {
     struct way_stream *s = way_of(stream);
-    if (s->done || s->closed || s->broken.status) return len;
+    if (s->done || s->closed || s->broken.status || s->killed) return len;
     if (!s->inner || s->replaying) {
         s->wants = true;
         return 0;
@@ -326,7 +350,7 @@ static size_t way_write(struct access_stream *stream, const char *data, size_t l
 
 static void way_finish(struct access_stream *stream) {
     struct way_stream *s = way_of(stream);
-    if (s->done || s->closed || s->finished || s->broken.status) return;
+    if (s->done || s->closed || s->finished || s->broken.status || s->killed) return;
     s->finished = true;
     if (!s->inner || s->replaying) return;
     s->finish_told = true;

@@ -134,13 +134,13 @@ static void settle(struct exec_stream *s) {
     conclude(s);
 }
 
-static void give_output(struct exec_stream *s, int channel) {
+static void give_output(struct exec_stream *s, int channel, struct slice bytes) {
     uint64_t *seen = &s->output[channel - 1];
     uint64_t room = s->output_limit > *seen ? s->output_limit - *seen : 0;
-    size_t n = s->scratch.len < room ? s->scratch.len : (size_t)room;
-    if (n < s->scratch.len) s->truncated[channel - 1] = true;
+    size_t n = bytes.len < room ? bytes.len : (size_t)room;
+    if (n < bytes.len) s->truncated[channel - 1] = true;
     *seen += n;
-    exec_give(s, channel, s->scratch.data, n);
+    exec_give(s, channel, bytes.ptr, n);
 }
 
 /* ---- Ending its tree ---- */
@@ -250,12 +250,19 @@ static void on_command_data(struct exec_stream *s, int channel, const char *data
     }
     if (first && !m->wants_head) on_first_line(s);
     if (s->done) return;
-    if (!s->started && channel == 2) { /* the shell complains: it has no such directory */
-        buffer_append(&s->words, data,
-                      len < EXEC_WORDS_MAX - s->words.len ? len : EXEC_WORDS_MAX - s->words.len);
+    if (!s->started && channel == 2) {
+        /* The streams travel apart: this may be ahead of the first line. Or the shell complains. */
+        if (!buffer_append(&s->answer, s->scratch.data, s->scratch.len))
+            exec_fail_with(s, 502, ERR_SANDBOX_BAD_ANSWER, "the sandbox's shell says nothing but complaints");
         return;
     }
-    if (!s->closed) give_output(s, channel);
+    if (!s->closed) give_output(s, channel, buffer_slice(&s->scratch));
+    if (first && s->started && !exec_over(s)) { /* what was ahead */
+        struct buffer ahead = s->answer;
+        s->answer = (struct buffer){0};
+        give_output(s, 2, buffer_slice(&ahead));
+        buffer_free(&ahead);
+    }
     if (exec_over(s) || kept(s) || s->timed_out || !s->marks[0].ended || !s->marks[1].ended) return;
     struct exec_ended ended;
     if (exec_ended(s->marks[0].tail, &ended)) {
@@ -268,7 +275,7 @@ static void flush_marks(struct exec_stream *s) {
     for (int channel = 1; channel <= 2 && !exec_over(s); channel++) {
         buffer_clear(&s->scratch);
         exec_marks_flush(&s->marks[channel - 1], &s->scratch);
-        if (s->started) give_output(s, channel);
+        if (s->started) give_output(s, channel, buffer_slice(&s->scratch));
     }
 }
 
@@ -283,7 +290,7 @@ static void on_command_end(struct exec_stream *s, int exit_code) {
     if (s->closed) return;
     if (!s->started && !s->starting_failed) {
         cleanup_error struct error err = {0};
-        exec_complaint(buffer_slice(&s->words), exit_code, NULL, &err);
+        exec_complaint(buffer_slice(&s->answer), exit_code, NULL, &err);
         if (err.status == 404) err.status = 502;
         exec_fail(s, &err);
         return;

@@ -97,6 +97,11 @@ bool pod_place_gone(const struct pod_place *place, const struct object *pod, str
     return false;
 }
 
+bool pod_place_ending(const struct object *pod, struct error *err) {
+    if (!pod || !json_at(pod->json, "metadata.deletionTimestamp")) return false;
+    return gone(err, "pod_deleted", "the sandbox's pod is being deleted");
+}
+
 bool pod_place_dialable(const struct pod_place *place, struct error *err) {
     struct in_addr v4;
     struct in6_addr v6;

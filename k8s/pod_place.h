@@ -26,6 +26,9 @@ bool pod_place_find(const struct object *sandbox, const struct object *pod, stru
  * why, always 502: pod_deleted, pod_evicted, out_of_memory, node_lost, container_restarted, pod_ended. */
 bool pod_place_gone(const struct pod_place *place, const struct object *pod, struct error *err);
 
+/* Whether the pod is being deleted: 502 pod_deleted. */
+bool pod_place_ending(const struct object *pod, struct error *err);
+
 /* Whether one may connect to the place from here: it has an address of its own that is no loopback,
  * link-local or multicast address and not the node's. 502 sandbox_unreachable. */
 bool pod_place_dialable(const struct pod_place *place, struct error *err);

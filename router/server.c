@@ -27,6 +27,7 @@
 #define HEAD_TIMEOUT_MS         5000
 #define SWEEP_MS                1000
 #define DRAIN_MS                30000
+#define LEFT_OVER_MS            6000 /* for what streams still do after they were closed */
 
 struct server {
     struct router *router;
@@ -366,6 +367,10 @@ static void close_handle(uv_handle_t *handle, void *ctx) {
     if (!uv_is_closing(handle)) uv_close(handle, NULL);
 }
 
+static void on_patience_over(uv_timer_t *timer) {
+    uv_stop(timer->loop);
+}
+
 /* On the loop's own thread after it stopped: connections first, then everything else. */
 static void stop_loop(struct loop *loop) {
     for (struct exchange *x = loop->exchanges; x; x = x->next)
@@ -382,9 +387,13 @@ static void stop_loop(struct loop *loop) {
     uv_close((uv_handle_t *)&loop->after_wait, NULL);
     uv_close((uv_handle_t *)&loop->timer, NULL);
     uv_close((uv_handle_t *)&loop->sweep, NULL);
-    /* Handles of streams close by themselves; what is left after that is closed here. */
-    for (int i = 0; i < 100 && uv_run(&loop->uv, UV_RUN_NOWAIT); i++) {
-    }
+    /* Streams close by themselves, and commands that they leave behind are still ended (lessons I3); what
+     * is left after that is closed here. */
+    uv_timer_t patience;
+    uv_timer_init(&loop->uv, &patience);
+    uv_unref((uv_handle_t *)&patience);
+    uv_timer_start(&patience, on_patience_over, LEFT_OVER_MS, 0);
+    uv_run(&loop->uv, UV_RUN_DEFAULT);
     uv_walk(&loop->uv, close_handle, NULL);
     uv_run(&loop->uv, UV_RUN_DEFAULT);
     uv_loop_close(&loop->uv);

@@ -100,16 +100,18 @@ class Socket:
 
 
 class FakeExec:
-    def __init__(self, directory, shell=("/bin/sh",), path=None, token="fake-token", tls=True):
+    def __init__(self, directory, shell=("/bin/sh",), path=None, token="fake-token", tls=True, listen=True):
         self.directory, self.shell, self.path, self.token = str(directory), list(shell), path, token
         self.faults = {}
         self.protocols = ["v5.channel.k8s.io", "v4.channel.k8s.io"]
         self.requests = []
         self.processes = []
         self.sockets = []
+        self.tls = None
+        if not listen:  # connections come from another fake
+            return
         self.listener = socket.create_server(("127.0.0.1", 0), backlog=64)
         self.port = self.listener.getsockname()[1]
-        self.tls = None
         if tls:
             self.cert, self.key = make_certificate(self.directory)
             self.tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
@@ -117,7 +119,8 @@ class FakeExec:
         threading.Thread(target=self._accept, daemon=True).start()
 
     def close(self):
-        self.listener.close()
+        if hasattr(self, "listener"):
+            self.listener.close()
         for process in self.processes:
             try:
                 os.killpg(process.pid, 9)
@@ -176,7 +179,7 @@ current-context: fake
     def handle(self, conn, method, headers, target):
         self.requests.append((method, target, headers))
         fault = dict(self.faults)
-        if headers.get("authorization") != "Bearer " + self.token:
+        if self.token and headers.get("authorization") != "Bearer " + self.token:
             return self._refuse(conn, 401, '{"kind":"Status","message":"Unauthorized"}')
         if "refuse" in fault:
             return self._refuse(conn, *fault["refuse"])
@@ -262,6 +265,7 @@ current-context: fake
         def pump(pipe, channel):
             while True:
                 piece = os.read(pipe.fileno(), fault.get("piece", 32768))
+                time.sleep(fault.get("late_stdout", 0) if channel == 1 else 0)
                 if not piece:
                     break
                 try:

@@ -18,6 +18,7 @@ from fake_exec import FakeExec
 
 BUILD = pathlib.Path(os.environ.get("AGENTTIER_BUILD", "build-san"))
 DRIVER = BUILD / "tests/faults/access_driver"
+ID = f"t{os.getpid()}-"  # kept commands of other runs on this machine are not ours
 SIZES = [0, 1, 65536, 100 * 1024, 1 << 20, 32 << 20, (32 << 20) + 1]
 pytestmark = pytest.mark.timeout(180)
 
@@ -109,7 +110,7 @@ def run(fake, op, args, *more, data=None):
 
 
 def execute(fake, command, *more, data=None, **args):
-    args = {"id": "x-1", "command": command if isinstance(command, list) else ["/bin/sh", "-c", command], **args}
+    args = {"id": ID + "x", "command": command if isinstance(command, list) else ["/bin/sh", "-c", command], **args}
     if data is not None:
         args["stdin"] = True
     return run(fake, "exec", args, *more, data=data)
@@ -153,6 +154,12 @@ def test_exec_output_is_byte_exact(fake):
     assert (r.out, r.err) == (b"a\0b\xff\n", b"e\1")
     assert r.result["exitCode"] == 3 and not r.result["timedOut"]
     assert r.result["truncated"] == {"stdout": False, "stderr": False}
+
+
+def test_exec_stderr_ahead_of_stdout(one):
+    one.faults = {"late_stdout": 0.3}
+    r = execute(one, "echo err >&2; echo out")
+    assert (r.out, r.err) == (b"out\n", b"err\n")
 
 
 def test_exec_I6_codes(fake):
@@ -348,12 +355,12 @@ def test_keep_outlives_its_stream(fake, mark):
     args = {"keep": True, "digest": "d1", "timeoutMs": 60000}
     r = execute(fake, f"echo one; sleep 1.5; echo two; echo err >&2; exit 9 # {mark}", 900, **args)
     assert r.lines == [{"started": True}, {"closed": True}]
-    assert run(fake, "attach", {"id": "x-1", "wait": 0}).result == {"id": "x-1", "running": True}
-    done = run(fake, "attach", {"id": "x-1", "wait": 8000}).result
+    assert run(fake, "attach", {"id": ID + "x", "wait": 0}).result == {"id": ID + "x", "running": True}
+    done = run(fake, "attach", {"id": ID + "x", "wait": 8000}).result
     assert done["exitCode"] == 9 and not done["timedOut"] and 1000 < done["durationMs"] < 5000
     again = execute(fake, f"echo one; sleep 1.5; echo two; echo err >&2; exit 9 # {mark}", **args)
     assert again.out == b"one\ntwo\n" and again.err == b"err\n" and again.result["exitCode"] == 9
-    attached = run(fake, "exec", {"id": "x-1", "attach": True})
+    attached = run(fake, "exec", {"id": ID + "x", "attach": True})
     assert attached.out == b"one\ntwo\n" and attached.result["exitCode"] == 9
     assert execute(fake, "other", keep=True, digest="d2").error["code"] == "exec_id_reused"
 
@@ -361,7 +368,8 @@ def test_keep_outlives_its_stream(fake, mark):
 @pytest.fixture(autouse=True)
 def no_kept():
     yield
-    shutil.rmtree("/tmp/.agenttier-exec", ignore_errors=True)
+    for kept in pathlib.Path("/tmp/.agenttier-exec").glob(ID + "*"):
+        shutil.rmtree(kept, ignore_errors=True)
 
 
 def test_keep_unknown_ids(fake):
@@ -371,22 +379,22 @@ def test_keep_unknown_ids(fake):
 
 
 def test_keep_kill_by_id(fake, mark):
-    execute(fake, f"sleep {mark} & sleep {mark}", 900, keep=True, digest="d", id="k-1")
+    execute(fake, f"sleep {mark} & sleep {mark}", 900, keep=True, digest="d", id=ID + "k-1")
     assert processes(mark)
-    assert run(fake, "kill", {"id": "k-1"}).result == {}
+    assert run(fake, "kill", {"id": ID + "k-1"}).result == {}
     assert not processes(mark)
-    done = run(fake, "attach", {"id": "k-1", "wait": 5000}).result
+    done = run(fake, "attach", {"id": ID + "k-1", "wait": 5000}).result
     assert done["killed"] and not done["timedOut"]
 
 
 def test_keep_timeout(fake, mark):
-    r = execute(fake, f"echo x; sleep {mark}", keep=True, digest="d", id="k-2", timeoutMs=1000)
+    r = execute(fake, f"echo x; sleep {mark}", keep=True, digest="d", id=ID + "k-2", timeoutMs=1000)
     assert r.result["timedOut"] and r.result["exitCode"] == -1 and r.out == b"x\n" and r.took < 15
     assert not processes(mark)
 
 
 def test_keep_output_limit_and_stdin(fake):
-    r = execute(fake, "cat; head -c 300000 /dev/zero >&2", keep=True, digest="d", id="k-3", data=b"in" * 40000,
+    r = execute(fake, "cat; head -c 300000 /dev/zero >&2", keep=True, digest="d", id=ID + "k-3", data=b"in" * 40000,
                 outputLimit=100000)
     assert r.out == b"in" * 40000 and r.result["truncated"] == {"stdout": False, "stderr": True}
 

@@ -1,0 +1,359 @@
+"""The way into sandboxes on Kubernetes, by the real Router: a scripted apiserver whose pods/exec really runs commands,
+a real agenttier-runtime at a pod's address, and runtimes that are old, wrong or dead."""
+
+import json
+import os
+import pathlib
+import socket
+import subprocess
+import sys
+import threading
+import time
+
+import pytest
+from cluster_router import ClusterRouter, harness, sandbox
+from fake_exec import FakeExec
+
+RUNTIME = pathlib.Path(os.environ.get("AGENTTIER_RUNTIME", pathlib.Path(harness.BINARY).with_name("agenttier-runtime")))
+TOKEN = "token-of-box"
+pytestmark = pytest.mark.timeout(120)
+
+
+@pytest.fixture
+def address():
+    """An address of this machine that is no loopback address (S15 refuses those), with port 9000 free."""
+    probe = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    try:
+        probe.connect(("192.0.2.1", 9))  # sends nothing
+        found = probe.getsockname()[0]
+        with socket.create_server((found, 9000)):
+            pass
+    except OSError:
+        pytest.skip("no address besides loopback, or its port 9000 is taken")
+    return found
+
+
+@pytest.fixture
+def pods(api, tmp_path):
+    """pods/exec of the apiserver."""
+    fake = FakeExec(tmp_path, token=None, listen=False)
+
+    def handle(request, connection):
+        fake.handle(connection.sock, request.method, request.headers, request.target)
+        connection.close()
+
+    api.route(r"/pods/[^/]+/exec$", handle)
+    yield fake
+    fake.close()
+
+
+def put(api, name="box", ip="192.0.2.9", uid=None, owner_uid=None, **status):
+    """A Running sandbox and its pod."""
+    api.put("sandboxes", {**sandbox(name), "status": {}})
+    api.set_status("sandboxes", name, "default", phase="Running", podName=name + "-pod")
+    put_pod(api, name, ip, owner_uid, **status)
+
+
+def put_pod(api, name="box", ip="192.0.2.9", owner_uid=None, annotations=None, spec=None, **status):
+    metadata = {"name": name + "-pod", "namespace": "default", "annotations": annotations or {},
+                "labels": {"agenttier.io/managed": "true", "agenttier.io/sandbox": name}}
+    if owner_uid:
+        metadata["ownerReferences"] = [{"kind": "Sandbox", "name": name, "uid": owner_uid,
+                                        "apiVersion": "agenttier.io/v1alpha1", "controller": True}]
+    api.put("pods", {"metadata": metadata, "spec": {"containers": [{"name": "sandbox"}], **(spec or {})}})
+    api.set_status("pods", name + "-pod", "default", **{
+        "phase": "Running", "podIP": ip, "containerStatuses": [
+            {"name": "sandbox", "containerID": "containerd://1", "state": {"running": {}}}], **status})
+
+
+def put_token(api, name="box", token=TOKEN):
+    import base64
+    api.put("secrets", {"metadata": {"name": f"{name}-runtime-token", "namespace": "default"},
+                        "data": {"token": base64.b64encode(token.encode()).decode()}})
+
+
+class Box:
+    def __init__(self, router, name="box"):
+        self.client, self.base = router.client(), f"/api/v1/sandboxes/{name}"
+
+    def run(self, command, **body):
+        return self.client.post(self.base + "/exec", json={"command": command, **body}, timeout=60)
+
+    def get(self, path):
+        return self.client.get(self.base + path, timeout=60)
+
+    def put(self, path, data):
+        return self.client.put(self.base + path, content=data, timeout=60)
+
+
+@pytest.fixture
+def box(api, router, pods):
+    put(api)
+    box = Box(router)
+    harness.wait_for(lambda: box.run("true").status_code == 200, 10, 0.05, "a pod in the cache")
+    return box
+
+
+@pytest.fixture
+def runtime(address, tmp_path):
+    process = subprocess.Popen([RUNTIME, f"--listen-addr={address}:9000"], stdin=subprocess.DEVNULL, start_new_session=True,
+                               env={"AGENTTIER_RUNTIME_TOKEN": TOKEN, "PATH": os.environ["PATH"]}, cwd=tmp_path)
+    harness.wait_for(lambda: listens(address), 10, 0.02, "the runtime")
+    yield process
+    process.kill()
+    process.wait()
+
+
+def listens(address, port=9000):
+    try:
+        socket.create_connection((address, port), 1).close()
+        return True
+    except OSError:
+        return False
+
+
+def ways(router):
+    return {way: router.metric(f'agenttier_access_streams_total{{way="{way}"}}') for way in ("runtime", "exec", "direct")}
+
+
+def execs(api):
+    return len(api.asked("GET", "/exec[?]"))
+
+
+# ---- pods/exec ----
+
+
+def test_commands_and_files_over_pods_exec(box, tmp_path):
+    r = box.run("echo out; echo err >&2; exit 3")
+    assert r.status_code == 200, r.text
+    assert (r.json()["stdout"], r.json()["stderr"], r.json()["exitCode"]) == ("out\n", "err\n", 3)
+    data = os.urandom(3_000_000)
+    r = box.put(f"/files{tmp_path}/sub/f", data)
+    assert r.status_code == 201 and r.json() == {"path": f"{tmp_path}/sub/f", "bytes": 3_000_000}
+    r = box.get(f"/files{tmp_path}/sub/f")
+    assert r.content == data and r.headers["Content-Length"] == "3000000"
+    assert [e["name"] for e in box.get(f"/files/?path={tmp_path}/sub").json()["entries"]] == ["f"]
+    assert box.get(f"/files{tmp_path}/none").status_code == 404
+    assert box.run("sleep 30", timeout=1).json()["timedOut"] is True
+
+
+def test_W05_transport_failures_are_no_exit_codes(api, box, pods):
+    pods.faults = {"refuse": (403, '{"kind":"Status","reason":"Forbidden","message":"no pods/exec"}')}
+    r = box.run("true")
+    assert (r.status_code, r.json()["code"]) == (403, "kubernetes_forbidden")
+    pods.faults = {"refuse": (500, "{}")}
+    assert box.run("true").json()["code"] == "sandbox_unreachable"
+    assert box.get("/files/tmp/x").status_code == 502
+
+
+def test_I17_at_most_32_execs_of_a_sandbox(box, api):
+    results = []
+    threads = [threading.Thread(target=lambda: results.append(box.run("sleep 2").status_code)) for _ in range(40)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(results) == [200] * 32 + [429] * 8
+    assert box.run("true").status_code == 200
+
+
+# ---- the pod ----
+
+
+def test_a_pod_that_goes_says_why(box, api):
+    cases = [
+        ("pod_deleted", lambda: api.remove("pods", "box-pod", "default")),
+        ("pod_evicted", lambda: api.set_status("pods", "box-pod", "default", phase="Failed", reason="Evicted")),
+        ("out_of_memory", lambda: api.set_status("pods", "box-pod", "default", containerStatuses=[
+            {"name": "sandbox", "containerID": "containerd://1",
+             "state": {"terminated": {"reason": "OOMKilled", "exitCode": 137}}}])),
+        ("node_lost", lambda: api.set_status("pods", "box-pod", "default", conditions=[
+            {"type": "Ready", "status": "False", "reason": "NodeNotReady"}])),
+        ("container_restarted", lambda: api.set_status("pods", "box-pod", "default", containerStatuses=[
+            {"name": "sandbox", "containerID": "containerd://2", "state": {"running": {}}}])),
+    ]
+    for code, action in cases:
+        put_pod(api)
+        harness.wait_for(lambda: box.run("true").status_code == 200, 10, 0.05, "the pod again")
+        threading.Timer(1.0, action).start()
+        began = time.time()
+        r = box.run("sleep 20")
+        assert (r.status_code, r.json()["code"]) == (502, code) and time.time() - began < 5
+        if api.get("pods", "box-pod", "default"):
+            api.remove("pods", "box-pod", "default")
+
+
+def test_a_killed_command_of_a_deleted_pod_is_no_outcome(box, api, pods):
+    pods.faults = {"status": json.dumps({"status": "Failure", "reason": "NonZeroExitCode", "details": {
+        "causes": [{"reason": "ExitCode", "message": "137"}]}}).encode()}
+    threading.Timer(0.8, lambda: api.remove("pods", "box-pod", "default")).start()
+    r = box.run("sleep 0.5; kill -9 $$")
+    assert (r.status_code, r.json()["code"]) == (502, "pod_deleted")
+
+
+def test_a_killed_command_of_a_living_pod_is_one(box):
+    assert box.run("kill -9 $$").json()["exitCode"] == 137
+
+
+def test_O5_S16_pods_of_others_are_not_used(box, api):
+    api.remove("pods", "box-pod", "default")
+    put_pod(api, owner_uid="11111111-1111-1111-1111-111111111111")
+    harness.wait_for(lambda: box.run("true").status_code == 409, 10, 0.05, "a refusal")
+    assert box.run("true").json()["code"] == "sandbox_not_running"
+
+
+# ---- the runtime ----
+
+
+def use_runtime(api, address, **more):
+    put_token(api)
+    put_pod(api, ip=address, **more)
+
+
+def test_runtime_is_used_and_trusted_by_its_token(api, router, pods, runtime, address, tmp_path):
+    put_token(api)
+    put(api, ip=address)
+    box = Box(router)
+    harness.wait_for(lambda: box.run("true").status_code == 200, 10, 0.05, "a pod in the cache")
+    before = execs(api)
+    assert box.run("echo $PPID; exit 4").json()["exitCode"] == 4
+    data = os.urandom(32 << 20)
+    assert box.put(f"/files{tmp_path}/f", data).status_code == 201
+    assert box.get(f"/files{tmp_path}/f").content == data
+    assert execs(api) == before and ways(router)["runtime"] > 0
+    assert len(api.asked("GET", "runtime-token")) == 1  # W63: known, and not asked for again
+
+
+def test_W63_a_runtime_that_is_gone_falls_back_before_anything_was_sent(api, router, pods, runtime, address, tmp_path):
+    put_token(api)
+    put(api, ip=address)
+    box = Box(router)
+    harness.wait_for(lambda: box.run("true").status_code == 200, 10, 0.05, "a pod in the cache")
+    assert ways(router)["exec"] == 0
+    runtime.kill()
+    runtime.wait()
+    data = os.urandom(300_000)
+    assert box.put(f"/files{tmp_path}/f", data).status_code == 201
+    assert (tmp_path / "f").read_bytes() == data
+    assert box.run("echo still").json()["stdout"] == "still\n"
+    assert ways(router)["exec"] == 2 and router.metric("agenttier_access_fallbacks_total") == 1
+
+
+def test_runtime_that_dies_with_the_command_leaves_its_outcome_unknown(api, router, pods, runtime, address):
+    put_token(api)
+    put(api, ip=address)
+    box = Box(router)
+    harness.wait_for(lambda: box.run("true").status_code == 200, 10, 0.05, "a pod in the cache")
+    threading.Timer(0.7, lambda: os.killpg(runtime.pid, 9)).start()
+    r = box.run("sleep 20")
+    assert (r.status_code, r.json()["code"]) == (502, "exec_outcome_unknown")
+    assert execs(api) == 0  # nothing was run twice
+
+
+def test_runtime_sent_by_the_controller_is_used_when_it_is_ready(api, router, pods, runtime, address):
+    put_token(api)
+    put(api, ip=address, annotations={"agenttier.io/runtime-delivery": "exec"})
+    box = Box(router)
+    harness.wait_for(lambda: box.run("true").status_code == 200, 10, 0.05, "a pod in the cache")
+    assert ways(router)["runtime"] == 0 and not api.asked("GET", "runtime-token")
+    put_pod(api, ip=address, annotations={"agenttier.io/runtime-delivery": "exec",
+                                          "agenttier.io/runtime-ready": "containerd://1"})
+    harness.wait_for(lambda: box.run("true").status_code == 200 and ways(router)["runtime"] > 0, 10, 0.1, "the runtime")
+
+
+OLD = r"""
+import http.server, json, subprocess, sys
+class H(http.server.BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    def log_message(self, *a): pass
+    def say(self, code, value):
+        body = json.dumps(value).encode()
+        self.send_response(code); self.send_header("Content-Length", str(len(body))); self.end_headers(); self.wfile.write(body)
+    def do_GET(self): self.say(200, {"status": "ok"})
+    def do_POST(self):
+        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        if self.headers["Authorization"] != "Bearer TOKEN": return self.say(401, {"code": 401, "error": "invalid bearer token"})
+        unknown = set(body) - {"command", "stdin", "timeoutSeconds", "workingDir", "env"}
+        if unknown or self.path != "/exec": return self.say(400, {"code": 400, "error": f"unknown {unknown}"})
+        try:
+            p = subprocess.run(body["command"], capture_output=True, timeout=body["timeoutSeconds"], cwd=body.get("workingDir") or "/")
+        except subprocess.TimeoutExpired:
+            return self.say(200, {"exitCode": -1, "stdout": "", "stderr": "", "durationMs": 1, "timedOut": True})
+        self.say(200, {"exitCode": p.returncode if p.returncode >= 0 else -1, "stdout": p.stdout.decode(errors="replace"),
+                       "stderr": p.stderr.decode(errors="replace"), "durationMs": 12, "timedOut": False})
+class S(http.server.ThreadingHTTPServer): request_queue_size = 64
+S((sys.argv[1], 9000), H).serve_forever()
+""".replace("TOKEN", TOKEN)
+
+
+@pytest.fixture
+def old_runtime(address):
+    process = subprocess.Popen([sys.executable, "-c", OLD, address], start_new_session=True)
+    harness.wait_for(lambda: listens(address), 10, 0.02, "the old runtime")
+    yield process
+    process.kill()
+    process.wait()
+
+
+def test_a_runtime_of_the_reference(api, router, pods, old_runtime, address, tmp_path):
+    put_token(api)
+    put(api, ip=address)
+    box = Box(router)
+    harness.wait_for(lambda: box.run("true").status_code == 200, 10, 0.05, "a pod in the cache")
+    assert execs(api) == 0  # commands by its POST /exec
+    r = box.run("echo out; echo err >&2; exit 3").json()
+    assert (r["stdout"], r["stderr"], r["exitCode"], r["timedOut"]) == ("out\n", "err\n", 3, False)
+    assert box.run("sleep 9", timeout=1).json()["timedOut"] is True
+    assert execs(api) == 0
+    data = os.urandom(100_000)  # files by pods/exec
+    assert box.put(f"/files{tmp_path}/f", data).status_code == 201 and box.get(f"/files{tmp_path}/f").content == data
+    r = box.run("cat", stdin="in")  # exact input needs pods/exec
+    assert r.json()["stdout"] == "in" and execs(api) == 3
+
+
+# ---- ports ----
+
+
+@pytest.fixture
+def web(address):
+    server = subprocess.Popen([sys.executable, "-m", "http.server", "--bind", address, "18123"],
+                              stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    harness.wait_for(lambda: listens(address, 18123), 10, 0.02, "a server")
+    yield 18123
+    server.kill()
+    server.wait()
+
+
+def forward(box, port):
+    assert box.client.post(box.base + "/ports", json={"port": port}).status_code == 201
+    harness.wait_for(lambda: any(p["port"] == port for p in box.get("/ports").json()["ports"]), 10, 0.05, "the forward")
+
+
+def test_dial_goes_to_the_pods_address(api, box, address, web):
+    put_pod(api, ip=address)
+    forward(box, web)
+    harness.wait_for(lambda: box.get(f"/preview/{web}/").status_code == 200, 10, 0.1, "the preview")
+    forward(box, 18124)
+    r = box.get("/preview/18124/")
+    assert (r.status_code, r.json()["code"]) == (502, "port_closed")
+
+
+@pytest.mark.parametrize("ip, spec", [("127.0.0.1", {}), ("169.254.169.254", {}), ("0.0.0.0", {}), ("::1", {}),
+                                      ("fe80::1", {}), ("::ffff:127.0.0.1", {}), ("", {}), ("not an address", {}),
+                                      (None, {"hostNetwork": True})])
+def test_S15_addresses_that_are_no_pods(api, box, address, ip, spec):
+    put_pod(api, ip=address if ip is None else ip, spec=spec)
+    forward(box, 18125)
+    time.sleep(0.3)
+    r = box.get("/preview/18125/")
+    assert (r.status_code, r.json()["code"]) == (502, "sandbox_unreachable"), r.text
+
+
+def test_S16_the_next_pod_at_an_address_is_not_this_one(api, router, pods, runtime, address):
+    """The token goes with the pod: the runtime of another sandbox, now at this address, refuses it."""
+    put_token(api, token="the token of another")
+    put(api, ip=address)
+    box = Box(router)
+    harness.wait_for(lambda: box.run("true").status_code in (200, 502), 10, 0.05, "a pod in the cache")
+    r = box.run("id")
+    assert r.status_code != 200 or execs(api) > 0

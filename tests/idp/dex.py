@@ -4,6 +4,7 @@ import datetime
 import ipaddress
 import os
 import re
+import ssl
 import subprocess
 
 import httpx
@@ -84,7 +85,7 @@ staticPasswords:
         self.log.close()
 
     def client(self):
-        return httpx.Client(base_url=f"https://127.0.0.1:{self.port}", verify=self.ca, follow_redirects=False, timeout=10, trust_env=False)
+        return httpx.Client(base_url=f"https://127.0.0.1:{self.port}", verify=ssl.create_default_context(cafile=self.ca), follow_redirects=False, timeout=10, trust_env=False)
 
     def login(self, email, client_id="agenttier", password="password"):
         """The id token that a browser's login ends with: the authorisation code flow, with the form filled in."""

@@ -15,6 +15,7 @@
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
+#include <sys/wait.h>
 
 #define TOKEN_VARIABLE  "AGENTTIER_RUNTIME_TOKEN"
 #define DEFAULT_ADDRESS "0.0.0.0:9000"
@@ -176,13 +177,29 @@ static char *read_token(void) {
     return token;
 }
 
+/* Returns in a child that serves; the parent stays and makes another one when that is killed: nobody else
+ * would in a pod (W39). */
+static void keep_a_server(void) {
+    for (;;) {
+        pid_t pid = fork();
+        if (pid == 0) return;
+        int status;
+        while (pid > 0 && waitpid(pid, &status, 0) < 0 && errno == EINTR) {
+        }
+        if (pid > 0 && WIFEXITED(status)) _exit(WEXITSTATUS(status));
+        sleep(1);
+    }
+}
+
 /* The parent ends, which says that we listen; we are nobody's child and have no terminal. */
 static bool go_on_in_background(void) {
     pid_t pid = fork();
     if (pid < 0) return false;
     if (pid > 0) _exit(0);
     setsid();
-    return dup2(0, 1) >= 0 && dup2(0, 2) >= 0; /* 0 is /dev/null by now */
+    if (dup2(0, 1) < 0 || dup2(0, 2) < 0) return false; /* 0 is /dev/null by now */
+    keep_a_server();
+    return true;
 }
 
 /* Descriptors 0 to 2 are there; all others are not for commands. */

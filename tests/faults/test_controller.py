@@ -546,6 +546,41 @@ def test_the_runtime_is_sent_started_and_said_to_be_ready(api, pods_exec, sender
     assert token not in sender.text()
 
 
+def test_W39_a_runtime_that_is_killed_is_replaced(api, pods_exec, sender):
+    make(api, "box")
+    start_pod(api)
+    wait_for(lambda: marked(api), 20)
+    url = f"http://127.0.0.1:{pods_exec.runtime_port}"
+
+    def processes():
+        found = {}
+        for entry in pathlib.Path("/proc").glob("[0-9]*"):
+            try:
+                if str(pods_exec.volume) in (entry / "cmdline").read_bytes().decode(errors="replace"):
+                    found[int(entry.name)] = int((entry / "stat").read_text().rpartition(")")[2].split()[1])
+            except OSError:
+                pass  # it is gone
+        return found
+
+    there = processes()
+    (keeper,) = [pid for pid, parent in there.items() if parent not in there]
+    for pid in there:
+        if pid != keeper:
+            os.kill(pid, signal.SIGKILL)
+
+    def answers():
+        try:
+            return httpx.get(url + "/healthz", timeout=2).status_code == 200
+        except httpx.HTTPError:
+            return False
+    wait_for(answers, 10, 0.1, "another one answers")
+    assert httpx.post(url + "/exec", json={"command": ["true"]}, headers={"Authorization": f"Bearer {token_of(api)}"}).status_code == 200
+    for pid, parent in processes().items():
+        if parent == keeper:
+            os.kill(pid, signal.SIGTERM)
+    wait_for(lambda: not processes(), 10, 0.1, "it ends when it is asked to")
+
+
 @pytest.mark.parametrize("fault", [{"refuse": (403, '{"kind":"Status","message":"forbidden"}')}, {"refuse": (500, "x")}, {"refuse_v5": True},
                                    {"cut_after": 0, "messages": [b"\x02x"], "no_status": True}, {"status": b"not json"}, {"raw": b"HTTP/1.1 200 OK\r\n\r\n"}])
 def test_I12_S23_a_bad_pods_exec_costs_no_sandbox_and_is_tried_again(api, pods_exec, sender, fault):

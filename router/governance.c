@@ -26,9 +26,10 @@ struct governance {
     struct backend *backend;
     bool fail_closed;
     void *watch;
-    _Atomic bool synced; /* the store could be read once */
-    pthread_rwlock_t lock;
-    struct place places[2]; /* by precedence */
+    _Atomic bool synced;     /* the store could be read once */
+    pthread_mutex_t writing; /* one Router does not compete with itself */
+    pthread_rwlock_t lock;   /* of what follows; held for a moment only */
+    struct place places[2];  /* by precedence */
     size_t place_count;
 };
 
@@ -70,6 +71,7 @@ struct governance *governance_new(struct backend *backend, const char *install_n
     g->backend = backend;
     g->fail_closed = fail_closed;
     pthread_rwlock_init(&g->lock, NULL);
+    pthread_mutex_init(&g->writing, NULL);
     g->places[g->place_count++].namespace = xstrdup(install_namespace);
     if (strcmp(install_namespace, LEGACY_NAMESPACE) != 0)
         g->places[g->place_count++].namespace = xstrdup(LEGACY_NAMESPACE);
@@ -85,6 +87,7 @@ void governance_free(struct governance *g) {
         json_decref(g->places[i].policies);
     }
     pthread_rwlock_destroy(&g->lock);
+    pthread_mutex_destroy(&g->writing);
     free(g);
 }
 
@@ -190,8 +193,8 @@ static bool try_write(struct governance *g, const char *scope, const json_t *pol
                              NULL, err);
 }
 
-bool governance_write(struct governance *g, const char *scope, const json_t *policy, struct error *err) {
-    if (!known(g, err)) return false;
+static bool write_with_retries(struct governance *g, const char *scope, const json_t *policy,
+                               struct error *err) {
     for (int attempt = 1;; attempt++) {
         cleanup_error struct error failed = {0};
         if (try_write(g, scope, policy, &failed)) return true;
@@ -205,6 +208,14 @@ bool governance_write(struct governance *g, const char *scope, const json_t *pol
         struct timespec pause = {0, (1L << attempt) * 1000000L};
         nanosleep(&pause, NULL);
     }
+}
+
+bool governance_write(struct governance *g, const char *scope, const json_t *policy, struct error *err) {
+    if (!known(g, err)) return false;
+    pthread_mutex_lock(&g->writing);
+    bool ok = write_with_retries(g, scope, policy, err);
+    pthread_mutex_unlock(&g->writing);
+    return ok;
 }
 
 /* ---- checking ---- */

@@ -14,6 +14,8 @@ const char sender_script[] =
     "  name=; read -r name 2>/dev/null < \"$p/comm\"\n"
     "  case $name in agenttier-sandb*) kill -9 \"${p#/proc/}\" 2>/dev/null ;; esac\n"
     "done\n"
+    /* What commands expect of a login, and what container runtimes leave out. */
+    "[ -n \"${USER-}\" ] || { USER=$(id -un 2>/dev/null) && LOGNAME=$USER && export USER LOGNAME; }\n"
     "printf '%s\\n' \"$token\" | \"$program\" --token-stdin --detach --listen-addr=\"$3\"\n"
     "status=$?\n"
     "[ $status -eq 3 ] || exit $status\n"

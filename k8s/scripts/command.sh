@@ -23,6 +23,8 @@ if [ -n "$dir" ]; then
     }
 fi
 if [ -n "$h" ]; then LC_ALL=$c; else unset LC_ALL; fi
+# What commands expect of a login, and what container runtimes leave out.
+[ -n "${USER-}" ] || { USER=$(id -un 2>/dev/null) && LOGNAME=$USER && export USER LOGNAME; }
 printf '%s %s %s\n' "$nonce" "$$" "$start"
 case $input in
 0) env "$@" </dev/null ;;

@@ -43,10 +43,6 @@ def release(image_tag):
         made.uninstall()
 
 
-HOST = "localhost"
-PREVIEWS = "preview.test"
-
-
 @pytest.fixture(scope="module")
 def dev(release):
     """The chart with devAuth, through kubectl port-forward: no credentials."""
@@ -67,8 +63,8 @@ def secured(release):
     return release.configure(
         auth={"devAuth": False},
         router={**release.base["router"], "trustedProxies": [testbed.SETTINGS["NODE_IP"] + "/32"]},
-        networking={"previewDomain": PREVIEWS, "portForwardIngressClass": "test"},
-        optional={"ingress": {"enabled": True, "className": "test", "host": HOST}})
+        networking={"previewDomain": testbed.PREVIEWS, "portForwardIngressClass": "test"},
+        optional={"ingress": {"enabled": True, "className": "test", "host": testbed.HOST}})
 
 
 @pytest.fixture(scope="session")
@@ -82,8 +78,8 @@ def api(secured, nginx, made_keys):
     for user in ("u1", "u2", "admin"):
         if user not in made_keys:
             made_keys[user] = secured.create_key(user, *(["--admin"] if user == "admin" else []))
-    nginx.wait_for(HOST)
-    return testbed.Api(f"http://{HOST}:{nginx.port}", headers={"X-API-Key": made_keys["u1"]}, keys=made_keys)
+    nginx.wait_for(testbed.HOST)
+    return testbed.Api(f"http://{testbed.HOST}:{nginx.port}", headers={"X-API-Key": made_keys["u1"]}, keys=made_keys)
 
 
 _serial = itertools.count(1)

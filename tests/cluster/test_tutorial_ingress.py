@@ -4,9 +4,6 @@ kind of credential. Calls that no published SDK has are sent as plain requests."
 import asyncio
 import json
 import pathlib
-import shutil
-import subprocess
-import sys
 import time
 
 import httpx
@@ -14,9 +11,8 @@ import pytest
 from test_tutorial import load
 
 import testbed
-from conftest import PREVIEWS
 from harness import TEMPLATE, wait_for
-from testbed import kubectl
+from testbed import PREVIEWS, kubectl
 
 API = "/api/v1"
 ACCOUNT = "tutor"
@@ -119,7 +115,7 @@ def steps(client, plain, sandbox, sdk, nginx, api, tmp_path):
     assert plain.delete(f"{API}/sandboxes/sdk-tutorial/ports/web").status_code == 204
     assert not testbed.get("ingress", "-n", "default", "-l", "agenttier.io/sandbox=sdk-tutorial")
     # 8
-    assert [(s.name, s.status, s.template_ref) for s in client.list_sandboxes()] == [("sdk-tutorial", "Running", TEMPLATE)]
+    assert ("sdk-tutorial", "Running", TEMPLATE) in [(s.name, s.status, s.template_ref) for s in client.list_sandboxes()]
     assert client.get_sandbox("sdk-tutorial").exec("ls /workspace").exit_code == 0
     # 9
     asyncio.run(asyncio.wait_for(asynchronous(client, sdk, api), 120))
@@ -145,20 +141,9 @@ async def asynchronous(client, sdk, api):
             await sandbox.delete()
 
 
-def test_the_sdk_in_a_pod_logs_in_without_anything(api, tmp_path):
-    """In-cluster service account: the SDK finds its token by itself."""
-    packages = tmp_path / "opt" / "sdk"
-    source = pathlib.Path(subprocess.run([sys.executable, "-c", "import agenttier, os; print(os.path.dirname(os.path.dirname(agenttier.__file__)))"],
-                                         capture_output=True, text=True, check=True).stdout.strip())
-    wanted = ("agenttier", "httpx", "httpcore", "h11", "anyio", "sniffio", "idna", "certifi", "pydantic", "pydantic_core", "annotated_types",
-              "typing_inspection", "typing_extensions.py", "exceptiongroup")
-    packages.mkdir(parents=True)
-    for name in wanted:
-        if (source / name).is_dir():
-            shutil.copytree(source / name, packages / name)
-        elif (source / name).exists():
-            shutil.copy(source / name, packages / name)
-    testbed.run(testbed.KUBE / "image", "agenttier.local/sdk:1", tmp_path, "sleep", "infinity", timeout=120)
+def test_the_sdk_in_a_pod_logs_in_without_anything(api, sdk):
+    """In-cluster service account: the SDK finds its token by itself. Its packages are this machine's, mounted."""
+    packages = str(pathlib.Path(sdk.__file__).resolve().parents[1])
     program = f"""
 from agenttier import AgentTierClient
 with AgentTierClient(api_url="http://agenttier-router.{testbed.NAMESPACE}.svc.cluster.local") as client:
@@ -173,8 +158,10 @@ with AgentTierClient(api_url="http://agenttier-router.{testbed.NAMESPACE}.svc.cl
     kubectl("delete", "pod", "sdk", "-n", "default", "--ignore-not-found", "--grace-period=1")
     testbed.apply({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "sdk", "namespace": "default"},
                    "spec": {"restartPolicy": "Never", "terminationGracePeriodSeconds": 1, "containers": [{
-                       "name": "c", "image": "agenttier.local/sdk:1", "imagePullPolicy": "IfNotPresent",
-                       "command": ["python3", "-c", program], "env": [{"name": "PYTHONPATH", "value": "/opt/sdk"}]}]}})
+                       "name": "c", "image": testbed.SANDBOX_IMAGE, "imagePullPolicy": "IfNotPresent",
+                       "command": ["python3", "-c", program], "env": [{"name": "PYTHONPATH", "value": "/opt/sdk"}],
+                       "volumeMounts": [{"name": "sdk", "mountPath": "/opt/sdk", "readOnly": True}]}],
+                       "volumes": [{"name": "sdk", "hostPath": {"path": packages, "type": "Directory"}}]}})
     try:
         done = testbed.run("kubectl", "wait", "--for=jsonpath={.status.phase}=Succeeded", "pod/sdk", "--timeout=60s", check=False)
         out = kubectl("logs", "sdk", "-n", "default")

@@ -29,6 +29,8 @@ RELEASE = "agenttier"
 ROUTER = "agenttier-router"
 SANDBOX_IMAGE = "agenttier.local/sandbox:1"
 LABEL = "agenttier.io/sandbox"
+HOST = "localhost"  # of the Ingress
+PREVIEWS = "preview.test"
 
 
 def _settings():

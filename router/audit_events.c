@@ -15,6 +15,14 @@ struct event_recorder {
     _Atomic bool following; /* the Events that were there at the start are through */
 };
 
+/* The phase that a sandbox entered, when that is what the event tells of. */
+static const char *phase_of(const char *reason) {
+    static const char *const phases[] = {"Creating", "Running", "Stopped", "Error"};
+    for (size_t i = 0; i < sizeof phases / sizeof phases[0]; i++)
+        if (strcmp(reason, phases[i]) == 0) return phases[i];
+    return "";
+}
+
 bool event_entry(const json_t *event, struct history_entry *out, char key[128]) {
     static const char *const times[] = {"lastTimestamp", "eventTime", "firstTimestamp",
                                         "metadata.creationTimestamp"};
@@ -25,7 +33,7 @@ bool event_entry(const json_t *event, struct history_entry *out, char key[128]) 
     *out = (struct history_entry){.is_event = true,
                                   .sandbox = json_str_at(event, "involvedObject.name"),
                                   .namespace = json_str_at(event, "involvedObject.namespace"),
-                                  .phase = "",
+                                  .phase = phase_of(json_str_at(event, "reason")),
                                   .reason = json_str_at(event, "reason"),
                                   .message = json_str_at(event, "message"),
                                   .type = json_str_at(event, "type"),

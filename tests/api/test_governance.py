@@ -244,6 +244,29 @@ def test_W78_only_what_changes_is_checked(u1, admin, namespace, templates):
     assert codes(patch(u1, "w78", namespace, resources={"limits": {"cpu": "2"}}, timeout="2h")) == ["cpu_limit_exceeded", "timeout_exceeded"]
 
 
+def test_vector_26_27_patch_of_the_idle_timeout(u1, admin, namespace, templates):
+    bare = templates("bare")
+    put(admin, namespace, {"maxSandboxesTotal": 1})
+    assert create(u1, "v26", namespace, template=bare).status_code == 201
+    assert patch(u1, "v26", namespace, idleTimeout="30m").status_code == 200
+    put(admin, namespace, {"maxIdleTimeout": "10m"})
+    answer = patch(u1, "v26", namespace, idleTimeout="30m")
+    assert codes(answer) == ["idle_timeout_exceeded"]
+    assert answer.json()["violations"][0]["message"] == "idleTimeout 30m0s exceeds governance cap 10m"
+
+
+def test_1_6_E_violations_as_the_published_sdk_reads_them(keyed, u1, admin, namespace, templates):
+    import agenttier
+    bare = templates("bare")
+    put(admin, namespace, {"maxSandboxesTotal": 1, "allowedTemplates": [bare]})
+    with agenttier.AgentTierClient(api_url=keyed.url, auth=agenttier.APIKeyAuth(keyed.keys["u1"])) as client:
+        client.create_sandbox(name="sdk-1", template=bare, namespace=namespace)
+        with pytest.raises(agenttier.PolicyViolationError) as caught:
+            client.create_sandbox(name="sdk-2", template="other", namespace=namespace)
+    assert [v["code"] for v in caught.value.violations] == ["template_not_allowed", "namespace_quota_exceeded"]
+    assert all(isinstance(v["message"], str) for v in caught.value.violations)
+
+
 def test_W77_W88_removing_a_value_does_not_remove_its_cap(keyed, u1, admin, namespace, templates):
     wide = templates("wide", idleTimeout="4h")
     bare = templates("bare")

@@ -107,6 +107,7 @@ START_TEST(events_as_entries) {
     ck_assert_str_eq(e.sandbox, "box");
     ck_assert_str_eq(e.namespace, "ns");
     ck_assert_str_eq(e.reason, "Running");
+    ck_assert_str_eq(e.phase, "Running");
     ck_assert_str_eq(key, "u1/3/2026-03-04T10:21:00.000000000Z");
     cleanup_json json_t *shown = history_event_json(&e);
     assert_json(

@@ -132,16 +132,29 @@ static void breathe(int attempt) {
 }
 
 /* After a conflict the cache is behind: reads what is there, so that whoever tries again finds it. */
-static void catch_up(struct k8s_store *s, const struct place *p) {
+static bool catch_up(struct k8s_store *s, const struct place *p, struct error *err) {
     const struct place main = {p->kind, p->namespace, p->name, NULL};
     cleanup_object struct object *known = cache_get(&s->cache, p->kind, p->namespace, p->name);
     uint64_t generation = cache_generation(&s->cache);
     json_t *live = NULL;
-    cleanup_error struct error err = {0};
-    if (call(s, "GET", &main, NULL, NULL, &live, &err))
+    cleanup_error struct error failed = {0};
+    if (call(s, "GET", &main, NULL, NULL, &live, &failed)) {
         object_unref(cache_written(&s->cache, p->kind, live, generation));
-    else if (err.status == 404 && known)
-        cache_deleted(&s->cache, p->kind, p->namespace, p->name, known->uid);
+        return true;
+    }
+    if (failed.status == 404 && known) cache_deleted(&s->cache, p->kind, p->namespace, p->name, known->uid);
+    bool gone = failed.status == 404;
+    error_move(err, &failed);
+    return gone;
+}
+
+static bool look(struct store *store, enum kind kind, const char *namespace, const char *name,
+                 struct error *err) {
+    const struct place at = {kind, resource_kinds[kind].namespaced ? namespace : NULL, name, NULL};
+    cleanup_error struct error failed = {0};
+    if (catch_up(k8s_of(store), &at, &failed) || failed.status != 503) return true;
+    error_move(err, &failed);
+    return false;
 }
 
 /* A copy whose metadata can be changed, with the live object's resourceVersion, and its uid unless given. */
@@ -261,7 +274,7 @@ static bool patch(struct store *store, enum kind kind, enum store_part part, con
         cleanup_json json_t *body = patch_body(kind, part, merge, at.subresource ? NULL : uid, version);
         cleanup_error struct error failed = {0};
         ok = call(s, "PATCH", &at, MERGE_PATCH, body, &answer, &failed);
-        if (!ok && is_conflict(&failed)) catch_up(s, &at);
+        if (!ok && is_conflict(&failed)) catch_up(s, &at, NULL);
         if (!ok) error_move(err, &failed);
     }
     return ok && take_answer(s, kind, answer, generation, out, err);
@@ -318,6 +331,7 @@ static const struct store_ops k8s_ops = {
     .watch = watch,
     .unwatch = unwatch,
     .ready = ready,
+    .look = look,
     .age_ms = age_ms,
 };
 

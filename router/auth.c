@@ -9,6 +9,7 @@
 #include "router/ratelimit.h"
 #include "router/router.h"
 #include "router/sandbox_lookup.h"
+#include "router/second_look.h"
 
 #include <strings.h>
 
@@ -52,6 +53,10 @@ static enum auth_result conclude(struct request *r, enum auth_result result, str
 static enum auth_result refuse(struct request *r, struct error *err, const char *code, const char *message) {
     error_set(err, 401, code, "%s", message);
     return conclude(r, AUTH_REFUSED, err);
+}
+
+static enum auth_result refuse_key(struct request *r, struct error *err) {
+    return refuse(r, err, "invalid_api_key", "the API key is unknown, revoked or expired");
 }
 
 bool auth_bearer_token(const char *header, struct slice *token) {
@@ -103,7 +108,9 @@ enum auth_result auth_identify(struct request *r, struct error *err) {
     if (r->router->config->dev_auth) return identify_developer(r, api_key, err);
     if (api_key && api_key[0]) {
         if (is_key(r, slice_of(api_key), AUTH_BY_API_KEY_HEADER)) return conclude(r, AUTH_KNOWN, err);
-        return refuse(r, err, "invalid_api_key", "the API key is unknown, revoked or expired");
+        if (strlen(api_key) == API_KEY_LEN && r->backend->store->ops->look)
+            return ratelimit_may_fail(r->router->rate_limiter, r->client_ip, err) ? AUTH_LATER : AUTH_REFUSED;
+        return refuse_key(r, err);
     }
     /* Keys live long and queries end up in logs: no API key is taken from one. */
     if (query_token && query_token[0]) return identify_token(r, slice_of(query_token), err);
@@ -120,7 +127,9 @@ enum auth_result auth_identify(struct request *r, struct error *err) {
 
 struct auth_question {
     struct bearer *bearer;
-    char *token;
+    char *token;             /* "" when a key is asked for */
+    bool is_key;             /* an API key that is not known here */
+    struct second_look look; /* for what another Router may have written */
     bool known;
     struct identity identity;
     struct error err;
@@ -130,7 +139,13 @@ struct auth_question *auth_question_new(struct request *r) {
     struct auth_question *q = xcalloc(1, sizeof *q);
     const char *query_token = takes_query_token(r) ? request_query(r, "token") : NULL;
     struct slice token = {0};
-    if (query_token && query_token[0])
+    const char *api_key = request_header(r, "X-API-Key");
+    if (api_key && api_key[0]) {
+        cleanup_free char *id = api_key_id(slice_of(api_key));
+        const char *namespace = r->router->config->namespace;
+        q->is_key = true;
+        second_look_wanted(r->router, KIND_SECRET, namespace[0] ? namespace : "agenttier", id, &q->look);
+    } else if (query_token && query_token[0])
         token = slice_of(query_token);
     else
         auth_bearer_token(request_header(r, "Authorization"), &token);
@@ -139,11 +154,30 @@ struct auth_question *auth_question_new(struct request *r) {
     return q;
 }
 
+struct auth_question *auth_question_sandbox(struct request *r) {
+    struct auth_question *q = xcalloc(1, sizeof *q);
+    const char *namespace = strcmp(r->route->method, "*") != 0 ? request_query(r, "namespace") : NULL;
+    if (!namespace || !namespace[0]) namespace = r->identity.sandbox_namespace;
+    if (!namespace || !namespace[0]) namespace = sandbox_namespace(r->router->config);
+    if (second_look_wanted(r->router, KIND_SANDBOX, namespace, request_param(r, "id"), &q->look)) return q;
+    free(q);
+    return NULL;
+}
+
 void auth_question_ask(struct auth_question *q) {
+    if (q->look.store) second_look_run(&q->look, &q->err);
+    if (!q->token || !q->token[0]) return;
     q->known = bearer_verify(q->bearer, slice_of(q->token), &q->identity, &q->err) == BEARER_OK;
 }
 
 enum auth_result auth_question_answer(struct auth_question *q, struct request *r, struct error *err) {
+    if (q->is_key) {
+        const char *api_key = request_header(r, "X-API-Key");
+        if (is_key(r, slice_of(api_key), AUTH_BY_API_KEY_HEADER)) return conclude(r, AUTH_KNOWN, err);
+        if (!q->err.status) return refuse_key(r, err);
+        error_move(err, &q->err);
+        return conclude(r, AUTH_REFUSED, err);
+    }
     if (q->known) {
         r->identity = q->identity;
         memset(&q->identity, 0, sizeof q->identity);
@@ -153,9 +187,15 @@ enum auth_result auth_question_answer(struct auth_question *q, struct request *r
     return conclude(r, q->known ? AUTH_KNOWN : AUTH_REFUSED, err);
 }
 
+bool auth_question_learnt(struct auth_question *q, struct error *err) {
+    if (q->err.status) error_move(err, &q->err);
+    return !err->status;
+}
+
 void auth_question_free(struct auth_question *q) {
     if (!q) return;
-    explicit_bzero(q->token, strlen(q->token));
+    if (q->token) explicit_bzero(q->token, strlen(q->token));
+    second_look_free(&q->look);
     free(q->token);
     identity_free(&q->identity);
     error_clear(&q->err);

@@ -208,9 +208,7 @@ static bool gate(struct exchange *x, struct error *err) {
         err->retry_after = 1;
         return false;
     }
-    if (route->precheck && !route->precheck(r, err)) return false;
-    if (route->auth == AUTH_SANDBOX_SHARE && route->body != BODY_NONE) return true; /* its handler does it */
-    return auth_find_sandbox(r, err);
+    return !route->precheck || route->precheck(r, err);
 }
 
 static bool check_length(struct exchange *x, struct error *err) {
@@ -229,9 +227,31 @@ static void refuse(struct exchange *x, struct error *err) {
     x->stage = STAGE_DISCARD;
 }
 
-static void admit(struct exchange *x, struct error *err) {
+static void on_looked(struct exchange *x, struct auth_question *question);
+
+/* Finds the sandbox that the request is about. What is not known here may be known elsewhere: then the
+ * request waits once for a second look. False: it waits, or is refused. */
+static bool find_sandbox(struct exchange *x, bool again, struct error *err) {
     struct request *r = &x->request;
-    if (!gate(x, err) || !check_length(x, err)) {
+    if (r->route->auth == AUTH_SANDBOX_SHARE && r->route->body != BODY_NONE)
+        return true; /* its handler does it */
+    if (auth_find_sandbox(r, err)) return true;
+    bool unknown = strcmp(err->code, "sandbox_not_found") == 0 || strcmp(err->code, "not_owner") == 0;
+    struct auth_question *question = unknown && !again ? auth_question_sandbox(r) : NULL;
+    if (question) {
+        cleanup_error struct error busy = {0};
+        x->stage = STAGE_AUTH;
+        if (verification_start(x, question, on_looked, &busy)) return false;
+        x->stage = STAGE_BODY;
+    }
+    refuse(x, err);
+    return false;
+}
+
+/* All is known of the request's head: its body, and its handler, may follow. */
+static void proceed(struct exchange *x, struct error *err) {
+    struct request *r = &x->request;
+    if (!check_length(x, err)) {
         refuse(x, err);
         return;
     }
@@ -239,6 +259,24 @@ static void admit(struct exchange *x, struct error *err) {
         r->route->handle(r);
         if ((x->response && !x->streaming) || !r->stream) x->stage = STAGE_DISCARD;
     }
+}
+
+static void admit(struct exchange *x, struct error *err) {
+    if (!gate(x, err))
+        refuse(x, err);
+    else if (find_sandbox(x, false, err))
+        proceed(x, err);
+}
+
+static void on_looked(struct exchange *x, struct auth_question *question) {
+    cleanup_error struct error err = {0};
+    if (x->doomed) return;
+    x->stage = STAGE_BODY;
+    if (!auth_question_learnt(question, &err))
+        refuse(x, &err);
+    else if (find_sandbox(x, true, &err))
+        proceed(x, &err);
+    exchange_wake(x);
 }
 
 /* Who calls is known now, or known not to be: the request goes on where it waited. */

@@ -171,6 +171,12 @@ static void note_use(struct key_cache *c, struct entry *e, const char *hash, tim
     if (!key_usage_note(c->usage, hash)) atomic_store(&e->noted, 0);
 }
 
+char *api_key_id(struct slice key) {
+    char hash[SHA256_HEX_LEN + 1];
+    sha256_hex(key, hash);
+    return xasprintf("%s%.*s", KEY_ID_PREFIX, KEY_ID_HEX, hash);
+}
+
 enum key_result key_cache_lookup(struct key_cache *c, struct slice key, struct identity *out) {
     char hash[SHA256_HEX_LEN + 1];
     enum key_result result = KEY_UNKNOWN;

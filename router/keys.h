@@ -22,6 +22,9 @@ size_t key_cache_count(struct key_cache *);
 void key_cache_mint_begin(struct key_cache *);
 void key_cache_mint_end(struct key_cache *);
 
+/* The id of a key, which is the name of its Secret: malloc'ed. */
+char *api_key_id(struct slice key);
+
 enum key_result { KEY_OK, KEY_UNKNOWN, KEY_EXPIRED };
 /* From memory, never blocks; compares in constant time, checks expiry at every call.
  * KEY_OK fills `out` (free with identity_free). */

@@ -26,5 +26,6 @@ struct router {
     struct bearer *bearer;             /* tokens of issuers and service accounts */
     struct rate_limiter *rate_limiter; /* NULL = off */
     _Atomic int64_t exec_output_bytes; /* held by all execs under way: exec.c bounds it */
+    _Atomic uint64_t second_looks;     /* router/second_look.c */
     _Atomic bool draining;             /* SIGTERM seen: new requests are refused */
 };

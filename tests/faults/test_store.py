@@ -140,6 +140,37 @@ def test_4_5_with_a_preview_domain_a_forward_has_an_ingress(api):
         error = error_of(client.post("/api/v1/sandboxes/" + "n" * 60 + "/ports", json={"port": 9000}), 404)
 
 
+@pytest.mark.tsan
+def test_what_one_replica_wrote_the_other_finds_at_once(api):
+    """A client behind a load balancer meets another replica before that one's watch has told."""
+    with ClusterRouter(api, dev_auth=False, keys=("admin",)) as one, ClusterRouter(api, dev_auth=False) as two:
+        two.keys = one.keys
+        wait_for(lambda: two.client("admin").get("/api/v1/user/me").status_code == 200, 5, what="the key")
+        api.silent = True
+        with one.client() as first, two.client() as second:
+            for i in range(5):
+                assert one.create(f"s{i}", first).status_code == 201
+                answer = second.get(f"/api/v1/sandboxes/s{i}")
+                assert answer.status_code == 200 and answer.json()["name"] == f"s{i}", answer.text
+            one.create("p", first)
+            answer = second.post("/api/v1/sandboxes/p/ports", json={"port": 8000})
+            assert answer.status_code == 201, answer.text
+            key = first.post("/api/v1/user/api-keys", json={"name": "k"}).json()["key"]
+            assert two.client(key).get("/api/v1/user/me").status_code == 200
+            one.create("gone", first)
+            first.delete("/api/v1/sandboxes/gone")
+            error_of(second.get("/api/v1/sandboxes/gone"), 404)
+            # What nobody has is asked for, but only so often.
+            before = len(api.asked("GET", "/sandboxes/nobody"))
+            for i in range(200):
+                error_of(second.get(f"/api/v1/sandboxes/nobody{i}"), 404)
+            assert 0 < len(api.asked("GET", "/sandboxes/nobody")) - before <= 80
+            time.sleep(1.1)
+            api.on("GET", "/sandboxes/nobody", status(500))
+            assert error_of(second.get("/api/v1/sandboxes/nobody"), 503)["code"] == "unavailable"
+            api.silent = False
+
+
 # ---- lists ----
 
 

@@ -1,0 +1,37 @@
+#include "router/second_look.h"
+
+#include "router/freshness.h"
+
+#include <time.h>
+
+/* Seconds in the upper bits, looks of that second in the lower. */
+static bool is_allowed(struct router *router) {
+    struct timespec now;
+    clock_gettime(CLOCK_MONOTONIC_COARSE, &now);
+    uint64_t second = (uint64_t)now.tv_sec << 16, old = atomic_load(&router->second_looks), next;
+    do {
+        next = (old & ~UINT64_C(0xffff)) == second ? old + 1 : second + 1;
+        if ((next & 0xffff) > SECOND_LOOKS_PER_SECOND) return false;
+    } while (!atomic_compare_exchange_weak(&router->second_looks, &old, next));
+    return true;
+}
+
+bool second_look_wanted(struct router *router, enum kind kind, const char *namespace, const char *name,
+                        struct second_look *out) {
+    struct store *store = router->backend->store;
+    if (!store->ops->look || store_age_ms(store) >= FRESHNESS_DOUBT_MS) return false;
+    cleanup_object struct object *there = store->ops->get(store, kind, namespace, name);
+    if (there || !is_allowed(router)) return false;
+    *out = (struct second_look){store, kind, xstrdup(namespace), xstrdup(name)};
+    return true;
+}
+
+bool second_look_run(struct second_look *look, struct error *err) {
+    return look->store->ops->look(look->store, look->kind, look->namespace, look->name, err);
+}
+
+void second_look_free(struct second_look *look) {
+    free(look->namespace);
+    free(look->name);
+    *look = (struct second_look){0};
+}

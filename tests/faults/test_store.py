@@ -316,6 +316,7 @@ def test_an_apiserver_that_is_away_at_the_start_is_waited_for(api):
 
 def test_a_watch_that_fell_silent_is_opened_anew(api):
     with ClusterRouter(api, "--watch-silence=3s") as router:
+        wait_for(lambda: api.watchers("sandboxes") == 1, 5, what="the first watch")
         watches = len(api.asked("GET", WATCHES))
         time.sleep(4)
         assert len(api.asked("GET", WATCHES)) == watches, "bookmarks are a sign of life"

@@ -5,6 +5,7 @@
 #include "k8s/dial.h"
 #include "k8s/exec_access.h"
 #include "k8s/pod_knowledge.h"
+#include "k8s/reference_exec.h"
 #include "k8s/upgrade.h"
 
 #include <stdatomic.h>
@@ -16,7 +17,8 @@
 #define KILLED_CODE  137 /* SIGKILL: as a shell and container runtimes report it */
 #define EARLY_MAX    65536
 
-enum way { WAY_RUNTIME, WAY_EXEC, WAY_DIRECT, WAY_COUNT };
+/* WAY_REFERENCE: a runtime that knows nothing but POST /exec. */
+enum way { WAY_RUNTIME, WAY_REFERENCE, WAY_EXEC, WAY_DIRECT, WAY_COUNT };
 
 struct k8s_access {
     struct access base;
@@ -257,9 +259,12 @@ static bool open_inner(struct way_stream *s, enum way way, struct error *err) {
                                                 .on_end = on_end,
                                                 .on_error = on_error};
     struct k8s_access *a = s->access;
-    if (way == WAY_RUNTIME) {
+    if (way == WAY_RUNTIME || way == WAY_REFERENCE) {
         cleanup_error struct error failed = {0};
-        s->inner = runtime_access_open_at(&s->found.address, s->loop, s->op, s->args, &events, s, &failed);
+        const struct runtime_address *to = &s->found.address;
+        s->inner = way == WAY_RUNTIME
+                       ? runtime_access_open_at(to, s->loop, s->op, s->args, &events, s, &failed)
+                       : reference_exec_open(to, s->loop, s->args, &events, s, &failed);
         if (!s->inner && strcmp(failed.code, ERR_SANDBOX_UNREACHABLE) == 0) {
             pod_knowledge_lost(a->knowledge, s->place.uid, true);
             return open_inner(s, s->op == ACCESS_DIAL ? WAY_DIRECT : WAY_EXEC, err);
@@ -298,6 +303,7 @@ static enum way way_for(const struct way_stream *s) {
         [ACCESS_DIAL] = RUNTIME_DIAL,
     };
     if (s->found.there && (s->found.features & needs[s->op]) == needs[s->op]) return WAY_RUNTIME;
+    if (s->found.there && s->op == ACCESS_EXEC && reference_exec_fits(s->args)) return WAY_REFERENCE;
     return s->op == ACCESS_DIAL ? WAY_DIRECT : WAY_EXEC;
 }
 
@@ -439,8 +445,10 @@ void k8s_access_free(struct access *access) {
 }
 
 void k8s_access_metrics(struct access *access, struct buffer *out) {
-    static const char *const names[] = {
-        [WAY_RUNTIME] = "runtime", [WAY_EXEC] = "exec", [WAY_DIRECT] = "direct"};
+    static const char *const names[] = {[WAY_RUNTIME] = "runtime",
+                                        [WAY_REFERENCE] = "reference",
+                                        [WAY_EXEC] = "exec",
+                                        [WAY_DIRECT] = "direct"};
     struct k8s_access *a = (struct k8s_access *)access;
     buffer_append_str(out,
                       "# HELP agenttier_access_streams_total Streams into sandboxes, by the way they took.\n"

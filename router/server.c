@@ -426,7 +426,28 @@ static void describe_url(struct server *server) {
     snprintf(server->url, sizeof server->url, "http://%s:%d", host, port);
 }
 
-/* "[HOST]:PORT" into further addresses. An empty host is every address; "localhost" is both loopbacks. */
+/* Adds what `host` (NULL: every address) means. False: nothing, with getaddrinfo()'s result in *rc. */
+static bool add_addresses(struct server *server, const char *host, const char *port, int *rc) {
+    struct addrinfo hints = {.ai_socktype = SOCK_STREAM, .ai_flags = AI_PASSIVE | AI_NUMERICSERV}, *found;
+    if (!host) hints.ai_family = AF_INET6; /* dual stack; IPv4 alone where there is no IPv6 */
+    *rc = getaddrinfo(host, port, &hints, &found);
+    if (*rc != 0) return false;
+    int before = server->address_count;
+    for (struct addrinfo *a = found; a && server->address_count < MAX_LISTENERS; a = a->ai_next) {
+        cleanup_error struct error ignored = {0};
+        cleanup_close int probe = bind_address(a->ai_addr, a->ai_addrlen, &ignored);
+        bool not_here = probe < 0 && (errno == EAFNOSUPPORT || errno == EADDRNOTAVAIL);
+        if (not_here && (a->ai_next || server->address_count > 0)) continue;
+        struct sockaddr_storage *to = &server->addresses[server->address_count];
+        memcpy(to, a->ai_addr, a->ai_addrlen);
+        server->address_lengths[server->address_count++] = a->ai_addrlen;
+    }
+    freeaddrinfo(found);
+    return server->address_count > before;
+}
+
+/* "[HOST]:PORT" into further addresses. An empty host is every address; "localhost" is both loopbacks, also
+ * where no file or server says so (RFC 6761). */
 static bool resolve(struct server *server, const char *flag, const char *listen_addr, struct error *err) {
     const char *colon = strrchr(listen_addr, ':');
     uint64_t port;
@@ -438,28 +459,16 @@ static bool resolve(struct server *server, const char *flag, const char *listen_
     if (host_part.len >= 2 && host_part.ptr[0] == '[')
         host_part = slice_make(host_part.ptr + 1, host_part.len - 2);
     cleanup_free char *host = slice_dup(host_part);
-    struct addrinfo hints = {.ai_socktype = SOCK_STREAM, .ai_flags = AI_PASSIVE | AI_NUMERICSERV}, *found;
-    bool any = !host[0];
-    if (any) hints.ai_family = AF_INET6; /* dual stack; IPv4 alone where there is no IPv6 */
-    int rc = getaddrinfo(any ? NULL : host, colon + 1, &hints, &found);
-    if (rc != 0) {
-        error_set(err, 400, ERR_BAD_REQUEST, "%s=%s: %s", flag, listen_addr, gai_strerror(rc));
-        return false;
+    int rc, ignored;
+    if (strcasecmp(host, "localhost") == 0) {
+        bool v4 = add_addresses(server, "127.0.0.1", colon + 1, &rc);
+        if (add_addresses(server, "::1", colon + 1, &ignored) || v4) return true;
+    } else if (add_addresses(server, host[0] ? host : NULL, colon + 1, &rc)) {
+        return true;
     }
-    int before = server->address_count;
-    for (struct addrinfo *a = found; a && server->address_count < MAX_LISTENERS; a = a->ai_next) {
-        cleanup_error struct error ignored = {0};
-        cleanup_close int probe = bind_address(a->ai_addr, a->ai_addrlen, &ignored);
-        bool no_family = probe < 0 && errno == EAFNOSUPPORT;
-        if ((no_family || (probe < 0 && errno == EADDRNOTAVAIL)) &&
-            (a->ai_next || server->address_count > before))
-            continue;
-        struct sockaddr_storage *to = &server->addresses[server->address_count];
-        memcpy(to, a->ai_addr, a->ai_addrlen);
-        server->address_lengths[server->address_count++] = a->ai_addrlen;
-    }
-    freeaddrinfo(found);
-    return true;
+    error_set(err, 400, ERR_BAD_REQUEST, "%s=%s: %s", flag, listen_addr,
+              rc ? gai_strerror(rc) : "no such address here");
+    return false;
 }
 
 static bool resolve_all(struct server *server, const struct config *config, struct error *err) {

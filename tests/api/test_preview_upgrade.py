@@ -154,6 +154,7 @@ def test_M3_no_delay_between_message_and_answer(ws):
     assert best < 0.03
 
 
+@pytest.mark.tsan
 def test_2_11_many_at_once(ws):
     with contextlib.ExitStack() as stack:
         sockets = [stack.enter_context(ws()) for _ in range(60)]
@@ -352,6 +353,7 @@ def rss(router):
     return int(pathlib.Path(f"/proc/{router.process.pid}/statm").read_text().split()[1]) * 4096
 
 
+@pytest.mark.tsan
 def test_I26_a_slow_reader_stops_the_application(box, app, ws):
     before = rss(box.router)
     with ws("/flood", max_queue=1) as socket_:
@@ -401,6 +403,7 @@ def test_stop_of_the_sandbox_ends_the_connection(keyed):
     box.remove()
 
 
+@pytest.mark.tsan
 def test_1_13_a_drain_does_not_wait_for_upgraded_connections():
     """But for requests: one that runs is finished, and its answer is whole."""
     with Router(keys=("u1",)) as router:

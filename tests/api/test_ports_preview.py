@@ -24,13 +24,12 @@ class App(http.server.BaseHTTPRequestHandler):
         if self.command != "HEAD": self.wfile.write(body)
     def body(self):
         if self.headers.get("Transfer-Encoding", "").lower() == "chunked":
-            data = b""
+            pieces = []
             while True:
                 size = int(self.rfile.readline().strip(), 16)
-                piece = self.rfile.read(size)
+                pieces.append(self.rfile.read(size))
                 self.rfile.readline()
-                if not size: return data
-                data += piece
+                if not size: return b"".join(pieces)
         return self.rfile.read(int(self.headers.get("Content-Length") or 0))
     def do(self):
         path = self.path.split("?")[0]

@@ -156,11 +156,18 @@ static bool try_promise(struct quota *q, const struct policy *policy, const char
 bool quota_promise(struct quota *q, const struct policy *policy, const char *namespace, const char *caller,
                    bool agent, char claim[QUOTA_CLAIM_LEN + 1], json_t **violations, struct error *err) {
     random_hex(claim, QUOTA_CLAIM_LEN / 2);
+    *violations = NULL;
+    if (store_age_ms(q->store) > QUOTA_BEHIND_S * 1000) {
+        error_set(err, 503, ERR_UNAVAILABLE,
+                  "what is known of the sandboxes in namespace %s is too old to hold a quota against",
+                  namespace);
+        if (err) err->retry_after = 5;
+        return false;
+    }
     usage_forget(q->usage, 2 * QUOTA_PROMISE_S * 1000);
     pthread_mutex_t *lock = lock_of(q, namespace);
     pthread_mutex_lock(lock);
     bool ok = false;
-    *violations = NULL;
     for (int attempt = 0;; attempt++) {
         cleanup_error struct error failed = {0};
         ok = try_promise(q, policy, namespace, caller, agent, claim, violations, &failed);

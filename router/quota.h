@@ -10,9 +10,10 @@
  * Why that is exact: of two promises in one namespace, one is written after the other, and its writer has
  * read the ledger with the earlier one in it, or its write would have been refused. The earlier sandbox is
  * counted there: by the ledger as long as it has not been seen, by the watch from then on, and by both at no
- * time, because both are looked at under one lock. Promises are forgotten after QUOTA_PROMISE_S seconds; the
- * bound holds as long as the watch is not further behind than that (a store that is, is not ready and refuses
- * writes). A Router that dies between promise and creation holds a place for that time, no longer.
+ * time, because both are looked at under one lock. Promises are forgotten after QUOTA_PROMISE_S seconds,
+ * twice what a write to an apiserver may take. By then the sandbox has been seen: a Router that has lost
+ * touch with the store for longer than QUOTA_BEHIND_S promises nothing. A Router that dies between promise
+ * and creation holds a place for that time, no longer.
  *
  * Sandboxes that others than Routers of this kind create (kubectl, the reference Router) are counted when
  * they are seen. */
@@ -21,6 +22,7 @@
 #include "router/usage.h"
 
 #define QUOTA_PROMISE_S 60
+#define QUOTA_BEHIND_S  20
 #define QUOTA_CLAIM_LEN 24
 
 struct quota;

@@ -28,6 +28,7 @@ struct replica {
     store_watch_fn *fn;
     void *ctx;
     size_t delivered;
+    int64_t age_ms;    /* since it heard of the cluster */
     size_t own_ledger; /* change of the last ledger that this one wrote, + 1 */
 };
 
@@ -110,8 +111,12 @@ static void unwatch(struct store *s, void *handle) {
     ck_assert_ptr_eq(handle, s);
 }
 
+static int64_t age_ms(struct store *s) {
+    return replica_of(s)->age_ms;
+}
+
 static const struct store_ops ops = {
-    .get = get, .create = create, .replace = replace, .watch = watch, .unwatch = unwatch};
+    .get = get, .create = create, .replace = replace, .watch = watch, .unwatch = unwatch, .age_ms = age_ms};
 
 /* The replica sees all sandboxes up to now. */
 static void catch_up(struct replica *r) {
@@ -296,7 +301,28 @@ START_TEST(what_others_wrote_into_the_ledger_is_not_trusted) {
 }
 END_TEST
 
-RUN_TESTS("quota", S31_a_router_that_has_seen_nothing_still_counts_the_others,
+START_TEST(W65_nothing_is_promised_from_what_is_too_old) {
+    struct cluster c = {.lock = PTHREAD_MUTEX_INITIALIZER};
+    struct replica a = {.store.ops = &ops, .cluster = &c, .age_ms = QUOTA_BEHIND_S * 1000};
+    struct quota *q = quota_new(&a.store, "agenttier");
+    struct policy p = {.max_sandboxes_total = 9};
+    char claim[QUOTA_CLAIM_LEN + 1];
+    ck_assert(promise(q, &p, "ana", claim));
+    a.age_ms++;
+    json_t *violations = json_true();
+    cleanup_error struct error err = {0};
+    ck_assert(!quota_promise(q, &p, "team", "ana", false, claim, &violations, &err));
+    ck_assert_ptr_null(violations);
+    ck_assert_int_eq(err.status, 503);
+    ck_assert_int_gt(err.retry_after, 0);
+    ck_assert_uint_eq(c.count, 1);
+    quota_free(q);
+    cluster_free(&c);
+}
+END_TEST
+
+RUN_TESTS("quota", W65_nothing_is_promised_from_what_is_too_old,
+          S31_a_router_that_has_seen_nothing_still_counts_the_others,
           W65_seen_promised_and_gone_count_once_once_and_not,
           S31_parallel_promises_of_four_routers_never_pass_the_quota,
           what_others_wrote_into_the_ledger_is_not_trusted)

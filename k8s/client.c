@@ -239,7 +239,10 @@ bool k8s_call(struct k8s_client *client, const char *method, const char *path, c
         .method = method, .path = path, .content_type = content_type, .body = text, .what = what};
     cleanup_error struct error failed = {0};
     bool ok = exchange_patiently(client, &call);
-    if (!ok) k8s_no_answer(what, call.why, &failed);
+    if (!ok) { /* where it is and why is for the operator, not for the client */
+        log_warn("the Kubernetes API did not answer a call", "call", what, "error", call.why, NULL);
+        k8s_no_answer(what, "it did not answer", &failed);
+    }
     if (ok) ok = finish(&call, answer, &failed);
     buffer_free(&call.answer);
     atomic_fetch_add_explicit(&client->calls, 1, memory_order_relaxed);

@@ -46,7 +46,7 @@ struct row {
     /* after a failure */
     int64_t next_at;
     int pause_ms;
-    char logged[512]; /* the failure that was logged last; "" = all is well */
+    int logged; /* the status of the failure that was logged last; 0 = all is well */
     /* for other threads */
     _Atomic bool synced, standing;
     _Atomic int64_t heard;
@@ -61,6 +61,7 @@ struct watch_thread {
     _Atomic bool stopping;
     struct row *rows;
     size_t count;
+    bool away;            /* no answer at all: logged once for all rows */
     pthread_mutex_t lock; /* for the texts below */
     char (*trouble)[512]; /* one a row: why it is not synced */
     _Atomic uint64_t lists, watches, events, failures;
@@ -200,6 +201,22 @@ static void set_trouble(struct row *row, const char *why) {
     pthread_mutex_unlock(&t->lock);
 }
 
+/* Once for each reason, not for each attempt. */
+static void log_failure(struct row *row, const struct error *err) {
+    struct watch_thread *t = row->thread;
+    if (err->status == 503 &&
+        (row->transfer.status == 0 || row->transfer.status == 200)) { /* cut, or no answer */
+        if (!t->away)
+            log_warn("the Kubernetes API does not answer; trying again", "error", err->message, NULL);
+        t->away = true;
+        return;
+    }
+    if (row->logged == err->status) return;
+    row->logged = err->status;
+    log_warn("the Kubernetes API is not followed; trying again", "resource", plural(row), "error",
+             err->message, NULL);
+}
+
 static void pause_row(struct row *row, const struct error *err) {
     row->pause_ms = row->pause_ms ? row->pause_ms * 2 : PAUSE_MIN_MS;
     if (row->pause_ms > PAUSE_MAX_MS) row->pause_ms = PAUSE_MAX_MS;
@@ -210,17 +227,24 @@ static void pause_row(struct row *row, const struct error *err) {
     row->next_at = now_ms() + wait;
     atomic_fetch_add(&row->thread->failures, 1);
     set_trouble(row, err->message);
-    /* Once for each reason, not for each attempt. */
-    if (strncmp(row->logged, err->message, sizeof row->logged - 1) == 0) return;
-    snprintf(row->logged, sizeof row->logged, "%s", err->message);
-    log_warn("the Kubernetes API is not followed; trying again", "resource", plural(row), "error",
-             err->message, NULL);
+    log_failure(row, err);
+}
+
+/* It is back: what waits for it need not wait longer, only not all at once. */
+static void hurry(struct watch_thread *t) {
+    for (size_t i = 0; i < t->count; i++) {
+        int64_t soon = now_ms() + jittered(PAUSE_MIN_MS);
+        if (t->rows[i].state == ROW_WAITING && t->rows[i].next_at > soon) t->rows[i].next_at = soon;
+    }
 }
 
 static void works(struct row *row) {
     row->pause_ms = 0;
-    if (row->logged[0]) log_info("the Kubernetes API is followed again", "resource", plural(row), NULL);
-    row->logged[0] = '\0';
+    if (row->thread->away) log_info("the Kubernetes API answers again", NULL);
+    if (row->thread->away) hurry(row->thread);
+    row->thread->away = false;
+    if (row->logged) log_info("the Kubernetes API is followed again", "resource", plural(row), NULL);
+    row->logged = 0;
 }
 
 /* The failure of a request, as an error. False: none. */

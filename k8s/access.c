@@ -79,9 +79,17 @@ static void on_timer_closed(uv_handle_t *handle) {
     release(s);
 }
 
+/* A counted stream of pods/exec. It may live longer than the stream that opened it: a command that was given
+ * up before it began is ended when it begins. */
+struct exec_count {
+    struct pod_knowledge *knowledge;
+    char uid[64];
+};
+
 static void on_exec_gone(void *owner) {
-    struct way_stream *s = owner;
-    pod_knowledge_end_exec(s->access->knowledge, s->place.uid);
+    struct exec_count *count = owner;
+    pod_knowledge_end_exec(count->knowledge, count->uid);
+    free(count);
 }
 
 static void stop(struct way_stream *s) {
@@ -274,9 +282,12 @@ static bool open_inner(struct way_stream *s, enum way way, struct error *err) {
         s->inner = pod_dial_open(s->loop, &s->place, s->args, &events, s, err);
     } else {
         if (!pod_knowledge_begin_exec(a->knowledge, s->place.uid, err)) return false;
-        s->inner =
-            exec_access_open(a->config, s->loop, &s->place, s->op, s->args, &events, s, on_exec_gone, s, err);
-        if (!s->inner) pod_knowledge_end_exec(a->knowledge, s->place.uid);
+        struct exec_count *count = xcalloc(1, sizeof *count);
+        count->knowledge = a->knowledge;
+        memcpy(count->uid, s->place.uid, sizeof count->uid);
+        s->inner = exec_access_open(a->config, s->loop, &s->place, s->op, s->args, &events, s, on_exec_gone,
+                                    count, err);
+        if (!s->inner) on_exec_gone(count);
     }
     if (!s->inner) return false;
     s->way = way;

@@ -44,6 +44,7 @@ void exec_fail(struct exec_stream *s, const struct error *err) {
     if (s->done) return;
     exec_stop(s);
     if (!s->closed && s->events.on_error) s->events.on_error(s->ctx, err);
+    if (s->orphan) exec_destroy(s); /* nobody will close it */
 }
 
 void exec_fail_with(struct exec_stream *s, int status, const char *code, const char *text) {
@@ -60,6 +61,8 @@ void exec_succeed(struct exec_stream *s, json_t *result) {
 }
 
 void exec_destroy(struct exec_stream *s) {
+    if (s->destroyed) return;
+    s->destroyed = true;
     exec_stop(s);
     uv_close((uv_handle_t *)&s->timer, on_handle_closed);
     uv_close((uv_handle_t *)&s->kick, on_handle_closed);

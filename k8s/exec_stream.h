@@ -51,7 +51,7 @@ struct exec_stream {
     struct pod_exec *exec;
     uv_timer_t timer, kick;
     int handles;
-    bool open, v5, closed, done, paused, finished, end_sent, want_writable, told_drained;
+    bool open, v5, closed, done, destroyed, paused, finished, end_sent, want_writable, told_drained;
     struct error deferred;
     char nonce[EXEC_NONCE_LEN + 1];
 

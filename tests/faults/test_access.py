@@ -10,6 +10,7 @@ import sys
 import threading
 import time
 
+import httpx
 import pytest
 from cluster_router import ClusterRouter, harness, sandbox
 from fake_exec import FakeExec
@@ -158,6 +159,21 @@ def test_I17_at_most_32_execs_of_a_sandbox(box, api):
 
 
 # ---- the pod ----
+
+
+@pytest.mark.parametrize("says", ['exec /bin/sh "$@"', "echo nonsense; sleep 1"])
+def test_I3_a_command_given_up_before_it_began(box, pods, router, says):
+    """Its stream outlives the request: it ends the command when that begins, and is counted until then."""
+    streams = lambda: router.metric("agenttier_pod_exec_streams")  # noqa: E731
+    pods.shell = ["/bin/sh", "-c", "sleep 1.5; " + says, "sh"]
+    for _ in range(3):
+        with pytest.raises(httpx.TimeoutException):
+            box.client.post(box.base + "/exec", json={"command": "sleep 60"}, timeout=0.6)
+    assert streams() > 0
+    harness.wait_for(lambda: streams() == 0, 15, 0.1, "the streams' end")
+    pods.shell = ["/bin/sh"]
+    assert box.run("echo well").json()["stdout"] == "well\n"
+    assert router.process.poll() is None, router.tail()
 
 
 def test_a_pod_that_goes_says_why(box, api):

@@ -32,7 +32,7 @@ struct run {
     struct access_stream *stream;
     struct buffer data[3];
     struct access_head head;
-    bool heads, started, over, close_on_data, paused;
+    bool heads, started, over, close_on_data, paused, reached;
     int fd;
     json_t *result;
     struct error err;
@@ -142,6 +142,7 @@ static bool locate(void *ctx, struct object *sandbox, struct runtime_address *ou
 static void over(struct run *r) {
     ck_assert(!r->over);
     r->over = true;
+    r->reached = runtime_access_reached(r->stream);
     access_close(r->stream);
 }
 static void on_head(void *ctx, const struct access_head *head) {
@@ -199,10 +200,10 @@ static struct run *run(enum access_op op, json_t *args, serve_fn *serve, const c
     r->stream = access_open(a, &r->loop, NULL, op, args, &events, r, &err);
     ck_assert_msg(r->stream != NULL, "%s", err.message);
     if (input) feed(r);
-    ck_assert(!r->over);
+    ck_assert(!r->over && !runtime_access_reached(r->stream));
     uv_run(&r->loop, UV_RUN_DEFAULT);
     r->took = ((int64_t)uv_hrtime() - before) / 1000000;
-    ck_assert(r->over);
+    ck_assert(r->over && (r->reached || r->err.status == 400)); /* 400: found before */
     ck_assert_int_eq(uv_loop_close(&r->loop), 0);
     pthread_join(fake.thread, NULL);
     close(fake.listener);
@@ -752,6 +753,33 @@ START_TEST(long_commands_take_several_frames) {
 }
 END_TEST
 
+static void over_tcp(void) {
+    fake.tcp = true;
+}
+
+START_TEST(nobody_listens_over_tcp) {
+    struct run *r = xcalloc(1, sizeof *r);
+    r->fd = -1;
+    uv_loop_init(&r->loop);
+    int gone = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+    struct sockaddr_in a = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
+    socklen_t len = sizeof a;
+    ck_assert(bind(gone, (struct sockaddr *)&a, len) == 0 &&
+              getsockname(gone, (struct sockaddr *)&a, &len) == 0);
+    struct runtime_address to = {.host = "127.0.0.1", .port = ntohs(a.sin_port)};
+    cleanup_json json_t *args = path_args();
+    r->stream = runtime_access_open_at(&to, &r->loop, ACCESS_STAT, args, &events, r, NULL);
+    if (r->stream) {
+        uv_run(&r->loop, UV_RUN_DEFAULT);
+        ck_assert(r->over && !r->reached); /* so the same may be tried in another way */
+        ck_assert_str_eq(r->err.code, "sandbox_unreachable");
+    }
+    ck_assert_int_eq(uv_loop_close(&r->loop), 0);
+    close(gone);
+    done(r);
+}
+END_TEST
+
 int main(void) {
     Suite *s = suite_create("runtime_access");
     TCase *t = tcase_create("all");
@@ -772,6 +800,21 @@ int main(void) {
     tcase_add_test(t, ports);
     tcase_add_test(t, requests_that_do_not_fit);
     tcase_add_test(t, long_commands_take_several_frames);
+    /* And what does not need descriptors once more, as it is in pods. */
+    TCase *tcp = tcase_create("tcp");
+    tcase_set_timeout(tcp, 60);
+    tcase_add_checked_fixture(tcp, over_tcp, NULL);
+    tcase_add_test(tcp, stat_is_reduced_to_known_members);
+    tcase_add_test(tcp, refusals_keep_their_code);
+    tcase_add_test(tcp, lies_are_bad_answers);
+    tcase_add_test(tcp, uploads);
+    tcase_add_test(tcp, chunked_uploads);
+    tcase_add_test(tcp, archives_that_are_cut_are_errors);
+    tcase_add_test(tcp, commands);
+    tcase_add_test(tcp, standard_input_is_exact);
+    tcase_add_test(tcp, closing_within_an_event);
+    tcase_add_test(tcp, nobody_listens_over_tcp);
+    suite_add_tcase(s, tcp);
     suite_add_tcase(s, t);
     SRunner *runner = srunner_create(s);
     srunner_run_all(runner, CK_NORMAL);

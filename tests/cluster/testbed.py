@@ -246,7 +246,8 @@ class Api:
         return handle
 
     def tail(self):
-        return kubectl("logs", "-n", NAMESPACE, "-l", "app.kubernetes.io/instance=agenttier", "--tail=40", "--prefix")
+        lines = kubectl("logs", "-n", NAMESPACE, "-l", "app.kubernetes.io/instance=agenttier", "--tail=200", "--prefix").splitlines()
+        return "\n".join([line for line in lines if '"msg":"request"' not in line][-40:])
 
 
 class Sandbox(harness.Sandbox):

@@ -25,7 +25,7 @@ VALUES = {
         "controller": {"replicas": 2, "maxConcurrency": 3, "leaderElect": True, "logLevel": "debug", "image": {"repository": "mirror.example.com/ctl", "tag": "v1"}},
         "auth": {"sharingLevels": "enforced", "oidc": {"issuerUrl": "https://login.example.com", "clientId": "agenttier", "adminGroup": "ops", "groupClaim": "roles", "ca": {"configMap": "issuer-ca"}},
                  "serviceAccounts": {"namespaces": ["ci", "default"], "audiences": ["agenttier"]}},
-        "cors": {"allowedOrigins": ["https://ui.example.com"]}, "networking": {"previewDomain": ".preview.example.com", "portForwardIngressClass": "nginx"},
+        "cors": {"allowedOrigins": ["https://ui.example.com"]}, "networking": {"previewDomain": ".preview.example.com", "portForwardIngressClass": "nginx", "previewTLSSecret": "wildcard"},
         "security": {"gvisor": {"enabled": True}},
         "optional": {"storage": {"enabled": True, "storageClass": "fast", "size": "2Gi"}, "ingress": {"enabled": True, "className": "nginx", "host": "agenttier.example.com", "tls": [{"secretName": "t", "hosts": ["agenttier.example.com"]}]}}},
     "a history that stays": {"router": {"replicas": 1}, "optional": {"storage": {"enabled": True, "persistent": True}}},
@@ -198,7 +198,7 @@ def test_W82_the_ingress_lets_files_and_long_commands_through():
 def test_values_reach_the_programs():
     objects = template(VALUES["everything"])
     for argument in ("--oidc-issuer=https://login.example.com", "--oidc-client-id=agenttier", "--admin-group=ops", "--group-claim=roles", "--oidc-ca-file=/etc/agenttier/oidc/ca.crt",
-                     "--cors-allowed-origins=https://ui.example.com", "--preview-domain=.preview.example.com", "--ingress-class-name=nginx",
+                     "--cors-allowed-origins=https://ui.example.com", "--preview-domain=.preview.example.com", "--ingress-class-name=nginx", "--preview-tls-secret=wildcard",
                      "--trusted-proxies=10.0.0.0/8,fd00::/8", "--ratelimit-per-ip-rate=10", "--ratelimit-per-user-rate=20.5", "--max-cpu=8",
                      "--max-memory=16Gi", "--threads=8", "--sharing-levels=enforced", "--log-level=debug"):
         assert argument in arguments(objects), argument

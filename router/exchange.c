@@ -40,6 +40,7 @@ void *exchange_new(struct loop *loop, const char *target, struct MHD_Connection 
     x->connection = connection;
     x->client = connection_of(connection);
     x->target = xstrdup(target);
+    x->target_at = (uintptr_t)target;
     x->started_ns = uv_hrtime();
     x->progress_at = monotonic_ms();
     x->request.exchange = x;
@@ -317,7 +318,8 @@ static void begin(struct exchange *x, const char *method, const char *version) {
     r->method = method;
     set_request_id(x);
     x->stage = STAGE_BODY;
-    if (!framing_check(x->connection, version, &x->framing, &err)) {
+    if (!framing_check(x->connection, version, &x->framing, &err) ||
+        !framing_request_line(method, x->target_at, strlen(x->target), version, &err)) {
         x->close_after = true;
         refuse(x, &err);
         return;

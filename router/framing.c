@@ -47,6 +47,24 @@ static bool line_ended_properly(struct scan *s, const char *key, const char *val
     return proper;
 }
 
+bool framing_request_line(const char *method, uintptr_t target, size_t target_len, const char *version,
+                          struct error *err) {
+#if MHD_VERSION < 0x01000000
+    /* It is split in place as well: each space became one NUL, and a NUL that was sent ends the target early.
+     */
+    bool single = target == (uintptr_t)method + strlen(method) + 1;
+    bool whole = (uintptr_t)version == target + target_len + 1;
+    if (!single || !whole) {
+        error_set(err, 400, "bad_request_line",
+                  "the request line is not METHOD TARGET VERSION with single spaces and without NUL");
+        return false;
+    }
+#else
+    (void)method, (void)target, (void)target_len, (void)version, (void)err;
+#endif
+    return true;
+}
+
 static enum MHD_Result content_length(struct scan *s, struct slice v) {
     uint64_t n;
     if (s->lengths++) return refuse(s, 400, "bad_framing", "more than one Content-Length");

@@ -57,6 +57,7 @@ struct exchange {
     struct MHD_Connection *connection;
     enum exchange_stage stage;
     char *target;
+    uintptr_t target_at; /* where it stood in libmicrohttpd's buffer */
     struct buffer path;
     struct buffer body;
     struct framing framing;

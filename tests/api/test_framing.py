@@ -163,7 +163,7 @@ def test_two_api_keys_are_refused(keyed, wire):
 
 
 @pytest.mark.parametrize("line", [
-    "GET {p} HTTP/1.1 x", "GET {p}", *library("GET  {p} HTTP/1.1", "GET {p}\x00 HTTP/1.1"), " GET {p} HTTP/1.1", "G\x01T {p} HTTP/1.1", "G(T {p} HTTP/1.1",
+    "GET {p} HTTP/1.1 x", "GET {p}", "GET  {p} HTTP/1.1", "GET {p}\x00 HTTP/1.1", " GET {p} HTTP/1.1", "G\x01T {p} HTTP/1.1", "G(T {p} HTTP/1.1",
     "GET {p} HTTP/2.0", "GET {p} HTTP/1.2x", "GET {p} http/1.1", "GET {p} HTTP/11", "GET\t{p}\tHTTP/1.1", "GET {p} XTTP/1.1",
     "GET {p} x HTTP/1.1", "GET {p}\x7f HTTP/1.1", "GET {p}?a\x01b HTTP/1.1", "GET relative HTTP/1.1",
     "GET {p}#fragment HTTP/1.1", "GET * HTTP/1.1",

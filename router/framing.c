@@ -17,7 +17,8 @@ struct scan {
     size_t bytes;
     bool http10;
     bool bad;
-    uintptr_t line_end; /* where the previous header line's value ends in libmicrohttpd's buffer */
+    uintptr_t line_end;   /* where the previous header line's value ends in libmicrohttpd's buffer */
+    const char *last_end; /* the same place */
 };
 
 static enum MHD_Result refuse(struct scan *s, int status, const char *code, const char *message) {
@@ -41,10 +42,22 @@ static bool line_ended_properly(struct scan *s, const char *key, const char *val
         proper = width == 2 && gap[0] == '\0' && gap[1] == '\0';
     }
     s->line_end = (uintptr_t)value + value_len;
+    s->last_end = value ? value + value_len : NULL;
 #else
     (void)s, (void)key, (void)value, (void)value_len;
 #endif
     return proper;
+}
+
+/* To it a line that begins with a colon is the empty line that ends the head: what follows would be taken
+ * for the body, or for another request. The empty line is CR and LF, each NUL by now, right behind the last
+ * header's own; in such a line something follows the colon's NUL. */
+static bool head_ended_properly(const struct scan *s) {
+#if MHD_VERSION < 0x01000000
+    return !s->last_end || (s->last_end[2] == '\0' && s->last_end[3] == '\0');
+#else
+    return s != NULL;
+#endif
 }
 
 bool framing_request_line(const char *method, uintptr_t target, size_t target_len, const char *version,
@@ -140,6 +153,10 @@ bool framing_check(struct MHD_Connection *connection, const char *version, struc
     }
     MHD_get_connection_values_n(connection, MHD_HEADER_KIND, check_header, &s);
     if (s.bad) return false;
+    if (!head_ended_properly(&s)) {
+        error_set(err, 400, "bad_header", "a header has no name");
+        return false;
+    }
     if (s.codings && s.lengths) {
         error_set(err, 400, "bad_framing", "both Content-Length and Transfer-Encoding");
         return false;

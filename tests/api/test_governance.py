@@ -329,6 +329,17 @@ def test_S31_fifty_parallel_creates_below_the_quota_make_exactly_one(keyed, u1, 
     assert len(u1.get(API + "/sandboxes", params={"namespace": namespace}).json()["sandboxes"]) == 3
 
 
+def test_W48_a_refusal_by_policy_is_in_the_history(u1, admin, namespace):
+    put(admin, namespace, {"allowedTemplates": ["other"], "maxTimeout": "1h"})
+    answer = u1.post(API + "/sandboxes", headers={"X-Request-ID": namespace},
+                     json={"name": "refused", "namespace": namespace, "template": "t", "timeout": "2h"})
+    assert codes(answer) == ["template_not_allowed", "timeout_exceeded"]
+    (entry,) = admin.get(API + "/audit/events", params={"requestId": namespace}).json()["events"]
+    assert (entry["eventType"], entry["sandboxId"], entry["namespace"]) == ("create", "refused", namespace)
+    assert entry["details"]["violations"] == ["template_not_allowed", "timeout_exceeded"]
+    assert (entry["details"]["code"], entry["details"]["outcome"]) == ("policy_violation", "denied")
+
+
 def test_I31_a_retry_takes_no_second_place(u1, admin, namespace, templates):
     bare = templates("bare")
     put(admin, namespace, {"maxSandboxesPerUser": 2})

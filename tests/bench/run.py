@@ -15,12 +15,14 @@ import re
 import shutil
 import signal
 import socket
+import sqlite3
 import statistics
 import subprocess
 import sys
 import tempfile
 import threading
 import time
+import uuid
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "tests" / "api"))
@@ -439,10 +441,65 @@ def memory(rounds):
         row("more memory with 64 transfers of 32 MiB", f"{more / 1e6:.1f} MB", "<= 16 MB", more <= 16e6, "32 up and 32 down at once")
 
 
+def many_sandboxes(router, count):
+    """Puts `count` stopped sandboxes of other users into the state of a Router that does not run."""
+    with sqlite3.connect(router.state_dir / "state.db") as db:
+        version = db.execute("SELECT value FROM facts WHERE name = 'version'").fetchone()[0]
+        for i in range(count):
+            version += 1
+            uid = str(uuid.UUID(int=i + 1))
+            text = {"apiVersion": "agenttier.io/v1alpha1", "kind": "Sandbox",
+                    "metadata": {"name": f"full-{i}", "namespace": "full", "uid": uid, "resourceVersion": str(version),
+                                 "creationTimestamp": "2026-01-01T00:00:00Z"},
+                    "spec": {"mode": "code", "createdBy": {"sub": f"user-{i % 100}"}, "templateRef": {"name": "t", "kind": "ClusterSandboxTemplate"}},
+                    "status": {"phase": "Stopped"}}
+            db.execute("INSERT INTO objects (kind, namespace, name, uid, version, json) VALUES ('Sandbox', 'full', ?, ?, ?, ?)",
+                       (f"full-{i}", uid, version, json.dumps(text)))
+        db.execute("UPDATE facts SET value = ? WHERE name = 'version'", (version,))
+
+
+REFUSED = """
+wrk.method = "POST"
+wrk.body = '{"name": "one-more", "namespace": "full", "template": "t"}'
+function response(status) if status ~= 403 then os.exit(1) end end
+"""
+
+
+def quota(rounds):
+    """A create that the quota refuses, with 10,000 sandboxes in the namespace beside one that has 10."""
+    with contextlib.ExitStack() as stack:
+        script = stack.enter_context(tempfile.NamedTemporaryFile("w", suffix=".lua"))
+        script.write(REFUSED)
+        script.flush()
+        routers = []
+        for count in (10, 10000):
+            router = harness.Router("--log-level=warn", dev_auth=True)
+            stack.callback(shutil.rmtree, router.state_dir, ignore_errors=True)
+            router.start()
+            router.terminate()
+            many_sandboxes(router, count)
+            router.restart()
+            stack.callback(router.terminate)
+            with router.client() as client:
+                client.put("/api/v1/governance/policies/full", json={"maxSandboxesTotal": 5}).raise_for_status()
+            routers.append(router)
+
+        def refused(router):
+            text = subprocess.run(["wrk", "-t1", "-c8", "-d1s", "-s", script.name, router.url + "/api/v1/sandboxes"],
+                                  capture_output=True, text=True, check=True).stdout
+            return float(re.search(r"Requests/sec:\s+([\d.]+)", text)[1])
+
+        few, many = routers
+        ratio, a, b = compare_rates(lambda: refused(many), lambda: refused(few), rounds)
+        cost = [cpu_per_request(r.process.pid, lambda r=r: refused(r)) for r in (many, few)]
+    row("quota check, 10,000 sandboxes", f"{ratio:.2f}", ">= 0.9", ratio >= 0.9,
+        f"{a:,.0f}/s refused against {b:,.0f}/s with 10 sandboxes; {cost[0]:.1f} and {cost[1]:.1f} µs of processor time")
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=7, help="pairs of each comparison")
-    parser.add_argument("--only", default="", help="a word in the row's function: reads, preview, transfers, exec_true, first_exec, start_time, memory")
+    parser.add_argument("--only", default="", help="a word in the row's function: reads, preview, transfers, exec_true, first_exec, start_time, memory, quota")
     parser.add_argument("--json", help="also write the rows to this file")
     options = parser.parse_args()
     signal.signal(signal.SIGPIPE, signal.SIG_IGN)
@@ -458,7 +515,7 @@ def main():
             harness.wait_for(lambda: {s["status"] for s in client.get("/api/v1/sandboxes").json()["sandboxes"]} == {"Running"}, 60)
             for function in with_router:
                 function(router, options.rounds)
-    for function in (start_time, memory):
+    for function in (start_time, memory, quota):
         if options.only in function.__name__:
             function(options.rounds)
     if options.json:

@@ -1,4 +1,7 @@
 /* Random bytes from the kernel; SHA-256 and constant-time comparison from OpenSSL. */
+/* The plain functions for SHA-256: those that OpenSSL 3 recommends look the algorithm up by its name at
+ * each call, which costs more than the hash of a key. */
+#define OPENSSL_SUPPRESS_DEPRECATED
 #include "common/secret.h"
 
 #include "common/text.h"
@@ -32,9 +35,16 @@ void random_hex(char *out, size_t nbytes) {
     OPENSSL_cleanse(chunk, sizeof chunk);
 }
 
+void sha256_bytes(struct slice in, unsigned char out[SHA256_BYTES]) {
+    SHA256_CTX ctx;
+    if (!SHA256_Init(&ctx) || !SHA256_Update(&ctx, in.len ? in.ptr : "", in.len) || !SHA256_Final(out, &ctx))
+        abort();
+    OPENSSL_cleanse(&ctx, sizeof ctx); /* it holds the end of what was hashed */
+}
+
 void sha256_hex(struct slice in, char out[SHA256_HEX_LEN + 1]) {
-    unsigned char digest[SHA256_DIGEST_LENGTH];
-    if (!SHA256((const unsigned char *)(in.len ? in.ptr : ""), in.len, digest)) abort();
+    unsigned char digest[SHA256_BYTES];
+    sha256_bytes(in, digest);
     hex_encode(digest, sizeof digest, out);
 }
 

@@ -24,11 +24,17 @@ static void identify_as_developer(struct identity *id) {
     id->is_admin = true;
 }
 
-static bool is_key(struct request *r, struct slice key, enum auth_method method) {
-    if (key.len == 0 || key.len > MAX_CREDENTIAL) return false;
-    if (key_cache_lookup(r->router->keys, key, &r->identity) != KEY_OK) return false;
+static bool is_key(struct request *r, const struct token_digest *digest, enum auth_method method) {
+    if (key_cache_lookup_digest(r->router->keys, digest->bytes, &r->identity) != KEY_OK) return false;
     r->identity.auth_method = method;
     return true;
+}
+
+static bool is_key_text(struct request *r, const char *text) {
+    size_t len = strlen(text);
+    if (len == 0 || len > MAX_CREDENTIAL) return false;
+    struct token_digest digest = token_digest_of(slice_make(text, len));
+    return is_key(r, &digest, AUTH_BY_API_KEY_HEADER);
 }
 
 /* Counts the outcome; and who fails too often from one address is told to slow down (W-56), which those
@@ -70,8 +76,14 @@ static bool takes_query_token(const struct request *r) {
     return strncmp(r->route->pattern, "/ws/", 4) == 0;
 }
 
-static enum auth_result identify_token(struct request *r, struct slice token, struct error *err) {
-    switch (bearer_check(r->router->bearer, token, &r->identity, err)) {
+/* `may_be_key`: from the header, where API keys are taken too. */
+static enum auth_result identify_token(struct request *r, struct slice token, bool may_be_key,
+                                       struct error *err) {
+    if (token.len > MAX_CREDENTIAL)
+        return refuse(r, err, "invalid_token", "the bearer token was refused: it is larger than 16 KiB");
+    struct token_digest digest = token_digest_of(token);
+    if (may_be_key && is_key(r, &digest, AUTH_BY_BEARER)) return conclude(r, AUTH_KNOWN, err);
+    switch (bearer_check(r->router->bearer, token, &digest, &r->identity, err)) {
     case BEARER_OK: return conclude(r, AUTH_KNOWN, err);
     case BEARER_REFUSED: return conclude(r, AUTH_REFUSED, err);
     case BEARER_MUST_WAIT: break;
@@ -92,7 +104,7 @@ static enum auth_result identify_developer(struct request *r, const char *api_ke
         return conclude(r, AUTH_REFUSED, err);
     }
     /* W-86: the limits of a scoped key hold in development too. */
-    if (api_key && is_key(r, slice_of(api_key), AUTH_BY_API_KEY_HEADER)) {
+    if (api_key && is_key_text(r, api_key)) {
         if (r->identity.sandbox_id) return conclude(r, AUTH_KNOWN, err);
         identity_free(&r->identity);
     }
@@ -107,20 +119,19 @@ enum auth_result auth_identify(struct request *r, struct error *err) {
     struct slice token = {0};
     if (r->router->config->dev_auth) return identify_developer(r, api_key, err);
     if (api_key && api_key[0]) {
-        if (is_key(r, slice_of(api_key), AUTH_BY_API_KEY_HEADER)) return conclude(r, AUTH_KNOWN, err);
+        if (is_key_text(r, api_key)) return conclude(r, AUTH_KNOWN, err);
         if (strlen(api_key) == API_KEY_LEN && r->backend->store->ops->look)
             return ratelimit_may_fail(r->router->rate_limiter, r->client_ip, err) ? AUTH_LATER : AUTH_REFUSED;
         return refuse_key(r, err);
     }
     /* Keys live long and queries end up in logs: no API key is taken from one. */
-    if (query_token && query_token[0]) return identify_token(r, slice_of(query_token), err);
+    if (query_token && query_token[0]) return identify_token(r, slice_of(query_token), false, err);
     if (!authorization || !authorization[0])
         return refuse(r, err, "missing_authorization",
                       "send an API key as X-API-Key or as Authorization: Bearer");
     if (!auth_bearer_token(authorization, &token))
         return refuse(r, err, "invalid_authorization_format", "Authorization must be: Bearer TOKEN");
-    if (is_key(r, token, AUTH_BY_BEARER)) return conclude(r, AUTH_KNOWN, err);
-    return identify_token(r, token, err);
+    return identify_token(r, token, true, err);
 }
 
 /* ---- asking others ---- */
@@ -173,7 +184,7 @@ void auth_question_ask(struct auth_question *q) {
 enum auth_result auth_question_answer(struct auth_question *q, struct request *r, struct error *err) {
     if (q->is_key) {
         const char *api_key = request_header(r, "X-API-Key");
-        if (is_key(r, slice_of(api_key), AUTH_BY_API_KEY_HEADER)) return conclude(r, AUTH_KNOWN, err);
+        if (is_key_text(r, api_key)) return conclude(r, AUTH_KNOWN, err);
         if (!q->err.status) return refuse_key(r, err);
         error_move(err, &q->err);
         return conclude(r, AUTH_REFUSED, err);

@@ -130,7 +130,6 @@ static enum bearer_result check(struct bearer *b, struct slice token, struct att
         jwt_parse(token, &a->jwt, err);
         return BEARER_REFUSED;
     }
-    a->digest = token_digest_of(token);
     a->generation = token_cache_generation(b->accepted);
     if (token_cache_get(b->accepted, &a->digest, out) == TOKEN_ACCEPTED) return BEARER_OK;
     if (token_cache_get(b->refused, &a->digest, out) == TOKEN_REFUSED)
@@ -143,9 +142,9 @@ static enum bearer_result check(struct bearer *b, struct slice token, struct att
     return refuse(err, "it is from another issuer (iss)");
 }
 
-enum bearer_result bearer_check(struct bearer *b, struct slice token, struct identity *out,
-                                struct error *err) {
-    struct attempt a = {0};
+enum bearer_result bearer_check(struct bearer *b, struct slice token, const struct token_digest *digest,
+                                struct identity *out, struct error *err) {
+    struct attempt a = {.digest = *digest};
     enum bearer_result result = check(b, token, &a, out, err);
     jwt_free(&a.jwt);
     return result;
@@ -172,7 +171,7 @@ static enum bearer_result by_cluster(struct bearer *b, struct attempt *a, struct
 
 enum bearer_result bearer_verify(struct bearer *b, struct slice token, struct identity *out,
                                  struct error *err) {
-    struct attempt a = {0};
+    struct attempt a = {.digest = token_digest_of(token)};
     enum bearer_result result = check(b, token, &a, out, err);
     if (result == BEARER_MUST_WAIT && is_issuers(b, &a)) {
         /* A kid that is not there yet: ask its issuer once. The refusal is in err already. */

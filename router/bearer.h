@@ -5,6 +5,7 @@
 #include "backend/backend.h"
 #include "router/config.h"
 #include "router/identity.h"
+#include "router/token_cache.h"
 
 struct bearer;
 /* Made from the configuration; NULL with 400 for what it cannot mean. Starts the issuers' threads. */
@@ -16,9 +17,9 @@ enum bearer_result {
     BEARER_REFUSED,   /* err: 401 invalid_token, or 503 when nothing can be known now */
     BEARER_MUST_WAIT, /* only bearer_verify can tell */
 };
-/* From memory; never waits. For loops. */
-enum bearer_result bearer_check(struct bearer *bearer, struct slice token, struct identity *out,
-                                struct error *err);
+/* From memory; never waits. For loops. `digest` is the token's. */
+enum bearer_result bearer_check(struct bearer *bearer, struct slice token, const struct token_digest *digest,
+                                struct identity *out, struct error *err);
 /* To the end: may fetch keys or ask the cluster. Worker threads only. Never BEARER_MUST_WAIT. */
 enum bearer_result bearer_verify(struct bearer *bearer, struct slice token, struct identity *out,
                                  struct error *err);

@@ -2,6 +2,7 @@
 #include "router/keys.h"
 
 #include "common/json.h"
+#include "common/text.h"
 #include "common/units.h"
 #include "router/key_record.h"
 #include "router/key_usage.h"
@@ -178,11 +179,19 @@ char *api_key_id(struct slice key) {
 }
 
 enum key_result key_cache_lookup(struct key_cache *c, struct slice key, struct identity *out) {
+    unsigned char digest[SHA256_BYTES];
+    memset(out, 0, sizeof *out);
+    if (key.len == 0) return KEY_UNKNOWN;
+    sha256_bytes(key, digest);
+    return key_cache_lookup_digest(c, digest, out);
+}
+
+enum key_result key_cache_lookup_digest(struct key_cache *c, const unsigned char digest[SHA256_BYTES],
+                                        struct identity *out) {
     char hash[SHA256_HEX_LEN + 1];
     enum key_result result = KEY_UNKNOWN;
     memset(out, 0, sizeof *out);
-    if (key.len == 0) return KEY_UNKNOWN;
-    sha256_hex(key, hash);
+    hex_encode(digest, SHA256_BYTES, hash);
     pthread_rwlock_rdlock(&c->lock);
     struct entry *e = *slot_of(c, hash);
     if (e && secret_equal(slice_make(e->hash, SHA256_HEX_LEN), slice_make(hash, SHA256_HEX_LEN))) {

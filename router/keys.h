@@ -29,6 +29,9 @@ enum key_result { KEY_OK, KEY_UNKNOWN, KEY_EXPIRED };
 /* From memory, never blocks; compares in constant time, checks expiry at every call.
  * KEY_OK fills `out` (free with identity_free). */
 enum key_result key_cache_lookup(struct key_cache *, struct slice key, struct identity *out);
+/* The same by the key's SHA-256, for who has it already. */
+enum key_result key_cache_lookup_digest(struct key_cache *, const unsigned char digest[SHA256_BYTES],
+                                        struct identity *out);
 
 struct key_request {
     const char *user_id, *email, *name; /* name: the label, may be "" */

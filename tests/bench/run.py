@@ -496,10 +496,64 @@ def quota(rounds):
         f"{a:,.0f}/s refused against {b:,.0f}/s with 10 sandboxes; {cost[0]:.1f} and {cost[1]:.1f} µs of processor time")
 
 
+MINT = """
+wrk.method = "POST"
+wrk.headers["Content-Type"] = "application/json"
+wrk.headers["X-API-Key"] = "{key}"
+wrk.body = '{{"name": "bench"}}'
+"""
+
+
+def mint(router, count):
+    """At least `count` keys of one user, made over the API; how many a second."""
+    started = time.monotonic()
+    with tempfile.NamedTemporaryFile("w", suffix=".lua") as script:
+        script.write(MINT.format(key=router.keys["u1"]))
+        script.flush()
+        made = 0
+        while made < count:
+            text = subprocess.run(["wrk", "-t1", "-c64", "-d5s", "--timeout", "20s", "-s", script.name, router.url + "/api/v1/user/api-keys"],
+                                  capture_output=True, text=True, check=True).stdout
+            assert "Non-2xx" not in text, text
+            made += int(re.search(r"(\d+) requests in", text)[1])
+    return made, made / (time.monotonic() - started)
+
+
+def authentication(rounds):
+    """Reads of one sandbox with credentials, beside the same without (--dev-auth); and with many keys loaded."""
+    import issuer as provider
+    path = "/api/v1/sandboxes/bench-1"
+    sandbox = {"name": "bench-1", "template": "no-such-template"}
+    with provider.Issuer([provider.Key("RSA", "k")]) as issuer:
+        flags = [f"--oidc-issuer={issuer.url}", f"--oidc-client-id={provider.AUDIENCE}", "--api-keys-per-user=0"]
+        with harness.Router(dev_auth=True) as open_router, harness.Router(*flags, keys=("u1", "admin")) as router:
+            for one, client in ((open_router, open_router.client()), (router, router.client("u1"))):
+                client.post("/api/v1/sandboxes", json=sandbox).raise_for_status()
+                harness.wait_for(lambda client=client: client.get(path).json()["status"] == "Error", 20)
+            harness.wait_for(lambda: router.anonymous().get("/readyz").text == "ok", 20)
+            key = f"X-API-Key: {router.keys['u1']}"
+            token = issuer.token("u1", groups=[f"team-{n}" for n in range(10)], exp=int(time.time()) + 3600)
+            without = lambda: wrk(open_router.url + path)  # noqa: E731
+            for name, header, goal in (("read with an API key, to without", key, 0.9), ("read with a JWT, to without", f"Authorization: Bearer {token}", 0.85)):
+                ratio, a, b = compare_rates(lambda header=header: wrk(router.url + path, [header]), without, rounds)
+                row(name, f"{ratio:.2f}", f">= {goal}", ratio >= goal, f"{a:,.0f}/s against {b:,.0f}/s")
+            with harness.Router(*flags, keys=("u1", "admin")) as full:
+                full.client("u1").post("/api/v1/sandboxes", json=sandbox).raise_for_status()
+                harness.wait_for(lambda: full.client("u1").get(path).json()["status"] == "Error", 20)
+                before = memory_of(full.process.pid, "VmRSS")
+                made, rate = mint(full, 100_000)
+                grown = memory_of(full.process.pid, "VmRSS") - before
+                row("memory of 100,000 API keys", f"{grown * 1e5 / made / 1e6:.0f} MB", "<= 500 MB", grown * 1e5 / made <= 500e6,
+                    f"{grown / made:,.0f} bytes a key, as object and in the table; {made:,} were made at {rate:,.0f}/s")
+                many = f"X-API-Key: {full.keys['u1']}"
+                ratio, a, b = compare_rates(lambda: wrk(full.url + path, [many]), lambda: wrk(router.url + path, [key]), rounds)
+                row("read with one key of 100,000, to one of 2", f"{ratio:.2f}", ">= 0.95", ratio >= 0.95, f"{a:,.0f}/s against {b:,.0f}/s")
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=7, help="pairs of each comparison")
-    parser.add_argument("--only", default="", help="a word in the row's function: reads, preview, transfers, exec_true, first_exec, start_time, memory, quota")
+    parser.add_argument("--only", default="", help="a word in the row's function: reads, preview, transfers, exec_true, first_exec, start_time, memory, quota, authentication")
     parser.add_argument("--json", help="also write the rows to this file")
     options = parser.parse_args()
     signal.signal(signal.SIGPIPE, signal.SIG_IGN)
@@ -515,7 +569,7 @@ def main():
             harness.wait_for(lambda: {s["status"] for s in client.get("/api/v1/sandboxes").json()["sandboxes"]} == {"Running"}, 60)
             for function in with_router:
                 function(router, options.rounds)
-    for function in (start_time, memory, quota):
+    for function in (start_time, memory, quota, authentication):
         if options.only in function.__name__:
             function(options.rounds)
     if options.json:

@@ -76,6 +76,17 @@ static bool takes_query_token(const struct request *r) {
     return strncmp(r->route->pattern, "/ws/", 4) == 0;
 }
 
+/* Whether a key that is not known here may have been made by another Router a moment ago. */
+static bool may_be_new(const struct request *r, struct slice key) {
+    return r->backend->store->ops->look && key.len == API_KEY_LEN && slice_starts_with(key, "atk_");
+}
+
+static enum auth_result ask_later(struct request *r, struct error *err) {
+    if (ratelimit_may_fail(r->router->rate_limiter, r->client_ip, err)) return AUTH_LATER;
+    metrics_auth(r->router->metrics, METRICS_AUTH_LIMITED);
+    return AUTH_REFUSED;
+}
+
 /* `may_be_key`: from the header, where API keys are taken too. */
 static enum auth_result identify_token(struct request *r, struct slice token, bool may_be_key,
                                        struct error *err) {
@@ -83,15 +94,14 @@ static enum auth_result identify_token(struct request *r, struct slice token, bo
         return refuse(r, err, "invalid_token", "the bearer token was refused: it is larger than 16 KiB");
     struct token_digest digest = token_digest_of(token);
     if (may_be_key && is_key(r, &digest, AUTH_BY_BEARER)) return conclude(r, AUTH_KNOWN, err);
+    if (may_be_key && may_be_new(r, token)) return ask_later(r, err);
     switch (bearer_check(r->router->bearer, token, &digest, &r->identity, err)) {
     case BEARER_OK: return conclude(r, AUTH_KNOWN, err);
     case BEARER_REFUSED: return conclude(r, AUTH_REFUSED, err);
     case BEARER_MUST_WAIT: break;
     }
     error_clear(err);
-    if (ratelimit_may_fail(r->router->rate_limiter, r->client_ip, err)) return AUTH_LATER;
-    metrics_auth(r->router->metrics, METRICS_AUTH_LIMITED);
-    return AUTH_REFUSED;
+    return ask_later(r, err);
 }
 
 static enum auth_result identify_developer(struct request *r, const char *api_key, struct error *err) {
@@ -120,9 +130,7 @@ enum auth_result auth_identify(struct request *r, struct error *err) {
     if (r->router->config->dev_auth) return identify_developer(r, api_key, err);
     if (api_key && api_key[0]) {
         if (is_key_text(r, api_key)) return conclude(r, AUTH_KNOWN, err);
-        if (strlen(api_key) == API_KEY_LEN && r->backend->store->ops->look)
-            return ratelimit_may_fail(r->router->rate_limiter, r->client_ip, err) ? AUTH_LATER : AUTH_REFUSED;
-        return refuse_key(r, err);
+        return may_be_new(r, slice_of(api_key)) ? ask_later(r, err) : refuse_key(r, err);
     }
     /* Keys live long and queries end up in logs: no API key is taken from one. */
     if (query_token && query_token[0]) return identify_token(r, slice_of(query_token), false, err);
@@ -138,30 +146,38 @@ enum auth_result auth_identify(struct request *r, struct error *err) {
 
 struct auth_question {
     struct bearer *bearer;
-    char *token;             /* "" when a key is asked for */
-    bool is_key;             /* an API key that is not known here */
+    char *token; /* "" when a key is asked for */
+    bool is_key; /* an API key that is not known here, of this digest */
+    struct token_digest digest;
+    enum auth_method method; /* the header it came in */
     struct second_look look; /* for what another Router may have written */
     bool known;
     struct identity identity;
     struct error err;
 };
 
+static void ask_for_key(struct auth_question *q, struct request *r, struct slice key,
+                        enum auth_method method) {
+    cleanup_free char *id = api_key_id(key);
+    q->is_key = true;
+    q->digest = token_digest_of(key);
+    q->method = method;
+    second_look_wanted(r->router, KIND_SECRET, install_namespace(r->router->config), id, &q->look);
+}
+
 struct auth_question *auth_question_new(struct request *r) {
     struct auth_question *q = xcalloc(1, sizeof *q);
     const char *query_token = takes_query_token(r) ? request_query(r, "token") : NULL;
-    struct slice token = {0};
     const char *api_key = request_header(r, "X-API-Key");
-    if (api_key && api_key[0]) {
-        cleanup_free char *id = api_key_id(slice_of(api_key));
-        const char *namespace = r->router->config->namespace;
-        q->is_key = true;
-        second_look_wanted(r->router, KIND_SECRET, namespace[0] ? namespace : "agenttier", id, &q->look);
-    } else if (query_token && query_token[0])
-        token = slice_of(query_token);
-    else
-        auth_bearer_token(request_header(r, "Authorization"), &token);
+    struct slice token = {0};
     q->bearer = r->router->bearer;
-    q->token = slice_dup(token);
+    if (api_key && api_key[0])
+        ask_for_key(q, r, slice_of(api_key), AUTH_BY_API_KEY_HEADER);
+    else if (query_token && query_token[0])
+        token = slice_of(query_token);
+    else if (auth_bearer_token(request_header(r, "Authorization"), &token) && may_be_new(r, token))
+        ask_for_key(q, r, token, AUTH_BY_BEARER);
+    q->token = slice_dup(q->is_key ? slice_of("") : token);
     return q;
 }
 
@@ -183,8 +199,9 @@ void auth_question_ask(struct auth_question *q) {
 
 enum auth_result auth_question_answer(struct auth_question *q, struct request *r, struct error *err) {
     if (q->is_key) {
-        const char *api_key = request_header(r, "X-API-Key");
-        if (is_key_text(r, api_key)) return conclude(r, AUTH_KNOWN, err);
+        if (is_key(r, &q->digest, q->method)) return conclude(r, AUTH_KNOWN, err);
+        if (!q->err.status && q->method == AUTH_BY_BEARER)
+            return refuse(r, err, "invalid_token", "the bearer token was refused: it is no valid API key");
         if (!q->err.status) return refuse_key(r, err);
         error_move(err, &q->err);
         return conclude(r, AUTH_REFUSED, err);

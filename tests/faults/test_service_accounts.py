@@ -196,3 +196,20 @@ def test_flags_that_cannot_work_are_refused():
                          (["--backend=local", "--state-dir=/tmp/at-never-sa", "--service-account-audience=x"], "--service-account-namespaces")):
         done = subprocess.run([*WRAP, str(BINARY), *flags], capture_output=True, text=True, timeout=30, env=clean_environment(), check=False)
         assert done.returncode == 2 and names in done.stderr, (done.returncode, done.stderr)
+
+
+@pytest.mark.parametrize("header", ["X-API-Key", "Authorization"])
+def test_W56_W90_a_key_of_another_router_works_before_the_watch_tells(api, guarded, header):
+    """One look for what memory does not have, and few of them however many keys are guessed."""
+    def use(key):
+        return httpx.get(guarded.url + ME, headers={header: key if header == "X-API-Key" else "Bearer " + key}, timeout=30)
+    api.silent = True
+    key = guarded.create_key("late")
+    assert use(key).status_code == 200
+    assert use(key).json()["sub"] == "late"
+    before, started = len(api.asked("GET", "/secrets/agenttier-apikey-")), time.monotonic()
+    for n in range(90):
+        answer = use(f"atk_{n:043d}")
+        assert answer.status_code == 401 and error_of(answer)["error"] == ("invalid_api_key" if header == "X-API-Key" else "invalid_token")
+    looks = len(api.asked("GET", "/secrets/agenttier-apikey-")) - before
+    assert looks <= 20 * (time.monotonic() - started + 2), looks

@@ -194,8 +194,11 @@ static bool replace(struct store *store, enum kind kind, enum store_part part, c
     uint64_t generation = cache_generation(&s->cache);
     json_t *answer = NULL;
     bool versioned = json_str_at(object, "metadata.resourceVersion")[0] != '\0';
-    bool ok =
-        versioned ? call(s, "PUT", &at, NULL, body, &answer, err) : replace_any(s, &at, body, &answer, err);
+    cleanup_error struct error failed = {0};
+    bool ok = versioned ? call(s, "PUT", &at, NULL, body, &answer, &failed)
+                        : replace_any(s, &at, body, &answer, &failed);
+    if (!ok && is_conflict(&failed)) catch_up(s, &at, NULL);
+    if (!ok) error_move(err, &failed);
     return ok && take_answer(s, kind, answer, generation, out, err);
 }
 

@@ -434,6 +434,19 @@ def test_a_conflict_with_another_writer_is_repeated(api, router):
         assert api.get("sandboxes", "a", "default")["status"]["forwardedPorts"][0]["port"] == 8000
 
 
+@pytest.mark.parametrize("path, body", [("share", {"identity": "b@example.org", "level": "viewer", "kind": "user"}), ("ports", {"port": 8000, "name": "web"})])
+def test_a_conflict_is_caught_up_with_although_watches_are_silent(api, router, path, body):
+    with router.client() as client:
+        router.create("a", client)
+        api.silent = True  # what others write is not heard of
+        changed = api.get("sandboxes", "a", "default")
+        changed["metadata"].setdefault("annotations", {})["other"] = "1"
+        api.put("sandboxes", changed)
+        answer = client.post(f"/api/v1/sandboxes/a/{path}", json=body)
+        assert answer.status_code in (200, 201), answer.text
+        assert api.get("sandboxes", "a", "default")["metadata"]["annotations"]["other"] == "1"
+
+
 def test_W1_a_write_never_hits_another_sandbox_of_the_same_name(api, router):
     with router.client() as client:
         router.create("a", client)

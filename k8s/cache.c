@@ -159,19 +159,45 @@ static uint64_t hash_of(const char *uid) {
     return h;
 }
 
-static bool is_deleted(const struct cache *c, const char *uid) {
-    uint64_t hash = hash_of(uid);
-    for (size_t i = 0; i < CACHE_DELETED_MAX; i++)
-        if (c->deleted[i].hash == hash && strncmp(c->deleted[i].uid, uid, sizeof c->deleted[i].uid - 1) == 0)
+static bool same_gone(const struct cache_deleted *d, uint64_t hash, const char *uid) {
+    return d->hash == hash && strncmp(d->uid, uid, sizeof d->uid - 1) == 0;
+}
+
+/* Whether `o` says something of a time before it was gone from the row. */
+static bool is_gone(const struct cache *c, const struct cache_row *row, const struct object *o) {
+    uint64_t hash = hash_of(o->uid);
+    int order;
+    for (size_t i = 0; i < CACHE_DELETED_MAX; i++) {
+        const struct cache_deleted *d = &c->deleted[i];
+        if (!same_gone(d, hash, o->uid)) continue;
+        if (!d->row) return true;
+        if (d->row == row && resource_version_compare(o->resource_version, d->version, &order) && order <= 0)
             return true;
+    }
     return false;
 }
 
+/* `row` NULL: deleted; else no longer selected by it since `version`. */
+static void remember_gone(struct cache *c, const char *uid, const struct cache_row *row,
+                          const char *version) {
+    struct cache_deleted gone = {.hash = hash_of(uid), .row = row}, *to = NULL;
+    if (!uid[0] || (row && strlen(version) >= sizeof gone.version)) return;
+    snprintf(gone.uid, sizeof gone.uid, "%s", uid);
+    if (row) snprintf(gone.version, sizeof gone.version, "%s", version);
+    for (size_t i = 0; i < CACHE_DELETED_MAX && !to; i++)
+        if (same_gone(&c->deleted[i], gone.hash, uid) && c->deleted[i].row == row) to = &c->deleted[i];
+    int order;
+    if (to && (!row || (resource_version_compare(version, to->version, &order) && order <= 0))) return;
+    if (!to) to = &c->deleted[c->deleted_next++ % CACHE_DELETED_MAX];
+    *to = gone;
+}
+
 static void remember_deleted(struct cache *c, const char *uid) {
-    if (!uid[0] || is_deleted(c, uid)) return;
-    struct cache_deleted *d = &c->deleted[c->deleted_next++ % CACHE_DELETED_MAX];
-    d->hash = hash_of(uid);
-    snprintf(d->uid, sizeof d->uid, "%s", uid);
+    remember_gone(c, uid, NULL, "");
+}
+
+static bool has_selector(const struct cache_row *row) {
+    return row->watch.label_selector || row->watch.field_selector;
 }
 
 /* ---- changes; `order` is held ---- */
@@ -193,7 +219,7 @@ static void stamp(struct cache *c, struct object *o) {
 /* Takes `o`. */
 static void put(struct cache *c, struct cache_row *row, struct object *o, uint64_t generation) {
     struct object *old = index_get(&row->index, o->kind, o->namespace, o->name);
-    if (is_deleted(c, o->uid) || (old && is_old(o, old, generation))) {
+    if (is_gone(c, row, o) || (old && is_old(o, old, generation))) {
         object_unref(o);
         return;
     }
@@ -263,8 +289,8 @@ void cache_remove(struct cache *c, struct cache_row *row, struct object *o) {
     pthread_mutex_lock(&c->order);
     struct object *old = index_get(&row->index, o->kind, o->namespace, o->name);
     /* With a selector, DELETED also says that an object is no longer selected: it may come back. */
-    bool selected = row->watch.label_selector || row->watch.field_selector;
-    if (!selected) remember_deleted(c, o->uid);
+    bool selected = has_selector(row);
+    remember_gone(c, o->uid, selected ? row : NULL, o->resource_version);
     if (old && strcmp(old->uid, o->uid) == 0) {
         int order;
         bool older = selected &&
@@ -305,7 +331,7 @@ static void remove_missing(struct cache *c, struct cache_row *row, struct object
             at++;
             continue;
         }
-        remember_deleted(c, row->watch.label_selector || row->watch.field_selector ? "" : o->uid);
+        remember_gone(c, o->uid, has_selector(row) ? row : NULL, version);
         take_out(c, row, o, NULL);
     }
 }
@@ -323,7 +349,7 @@ void cache_replace(struct cache *c, struct cache_row *row, struct object **items
     pthread_mutex_lock(&c->order);
     size_t live = 0;
     for (size_t i = 0; i < kept; i++) { /* deleted by us while the list was on its way */
-        if (is_deleted(c, items[i]->uid))
+        if (is_gone(c, row, items[i]))
             object_unref(items[i]);
         else
             items[live++] = items[i];

@@ -26,10 +26,13 @@ struct cache_watcher {
     void *ctx;
 };
 
-/* An object that is gone. Its uid never comes back, so whatever still arrives of it is old. */
+/* An object that is gone: whatever still arrives of it is old. A deleted one never comes back; one that a
+ * selector no longer selects may, with a later version. */
 struct cache_deleted {
     uint64_t hash;
     char uid[56];
+    const struct cache_row *row; /* that no longer selects it; NULL: it was deleted */
+    char version[24];            /* when it was selected no longer */
 };
 
 struct cache {

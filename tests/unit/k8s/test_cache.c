@@ -231,6 +231,30 @@ START_TEST(selectors_decide_where_a_written_object_is_kept) {
 }
 END_TEST
 
+/* The answer to a write arrives after the event of the deletion that followed it: no event will come that
+ * could take the object out again. */
+START_TEST(a_late_answer_brings_nothing_back_that_a_selector_let_go) {
+    setup("l=1");
+    put("a", "u1", "10");
+    uint64_t before = cache_generation(&cache);
+    drop("a", "u1", "12"); /* deleted, or no longer selected: the event does not say */
+    written("a", "u1", "11", before);
+    assert_holds("");
+    put("a", "u1", "14"); /* selected again */
+    assert_holds("a/u1/14 ");
+    replace("", "20", cache_generation(&cache)); /* a list that has it not */
+    written("a", "u1", "15", before);
+    put("a", "u1", "20");
+    assert_holds("");
+    put("a", "u1", "21");
+    drop("a", "u1", "22");
+    drop("a", "u1", "13"); /* of before: takes nothing back */
+    written("a", "u1", "22", before);
+    assert_holds("");
+    teardown();
+}
+END_TEST
+
 START_TEST(rows_of_one_kind_are_read_as_one) {
     setup(NULL);
     static const char *const namespaces[] = {"y", "x", "y", "x"};
@@ -332,4 +356,5 @@ RUN_SUITE("cache", a_write_is_not_undone_by_an_older_event, the_dead_stay_dead,
           a_name_that_is_used_again_is_a_deletion_and_an_addition, a_list_brings_what_was_missed,
           what_is_written_while_a_list_is_on_its_way_stays, versions_that_cannot_be_compared_count_by_arrival,
           the_last_finalizer_ends_an_object, selectors_decide_where_a_written_object_is_kept,
-          rows_of_one_kind_are_read_as_one, S23_objects_that_are_none, many_threads)
+          rows_of_one_kind_are_read_as_one, a_late_answer_brings_nothing_back_that_a_selector_let_go,
+          S23_objects_that_are_none, many_threads)

@@ -84,7 +84,7 @@ static int64_t restart(struct pass *p) {
 }
 
 int64_t phase_error(struct pass *p) {
-    if (!p->memory->swept && !(p->memory->swept = remove_pods(p, true))) return PASS_FAILED;
+    if (!sweep(p)) return PASS_FAILED;
     if (sandbox_action_is(p->sandbox, "resume")) {
         enum write_result r =
             sandbox_write_status(p->c->store, p->who, "Error",

@@ -106,4 +106,10 @@ bool remove_exactly(struct controller *c, const struct object *object);
 /* All pods of the sandbox. `thorough`: also those of other names, which takes a look at all pods of the
  * namespace. */
 bool remove_pods(struct pass *p, bool thorough);
+/* In Stopped and Error no pod is left: once all that are known, then the one of the usual name whenever it
+ * turns up, as one does whose creation was answered to nobody. False: try again. */
+bool sweep(struct pass *p);
+/* As own_pod, when that is NULL and more depends on it than a pass: what the apiserver says now. The watches
+ * of sandboxes and of pods are not equally fast. `*known` false: it did not answer. */
+struct object *look_for_pod(struct pass *p, bool *known);
 int64_t phase_deleting(struct pass *p);

@@ -58,6 +58,25 @@ bool remove_pods(struct pass *p, bool thorough) {
     return all;
 }
 
+bool sweep(struct pass *p) {
+    if (p->memory->swept) return remove_pods(p, false);
+    p->memory->swept = remove_pods(p, true);
+    return p->memory->swept;
+}
+
+struct object *look_for_pod(struct pass *p, bool *known) {
+    struct store *store = p->c->store;
+    cleanup_free char *usual = name_of_pod(p->sandbox);
+    const char *named = json_str_at(p->sandbox->json, "status.podName");
+    cleanup_error struct error err = {0};
+    *known = !store->ops->look ||
+             store->ops->look(store, KIND_POD, p->who.namespace, *named ? named : usual, &err);
+    if (!*known)
+        log_warn("whether the pod of a sandbox is there is not known", "namespace", p->who.namespace,
+                 "sandbox", p->who.name, "why", err.message, NULL);
+    return *known ? own_pod(p) : NULL;
+}
+
 /* ---- deletion ---------------------------------------------------------------------------------- */
 
 /* If it is this sandbox's: its own, or labelled for it without an owner (adopted from a pool). */
@@ -75,7 +94,17 @@ static bool remove_named(struct pass *p, enum kind kind, const char *name) {
 static bool remove_key_record(struct pass *p) {
     cleanup_free char *name = name_of_scoped_key(p->sandbox);
     struct store *store = p->c->store;
-    cleanup_object struct object *secret = look_up(p, KIND_SECRET, name);
+    cleanup_object struct object *secret = NULL;
+    cleanup_json json_t *nothing = json_object();
+    cleanup_error struct error err = {0};
+    if (!store->ops->patch(store, KIND_SECRET, STORE_MAIN, p->who.namespace, name, nothing, NULL, &secret,
+                           &err) &&
+        err.status != 404) {
+        log_warn("whether a sandbox has a scoped key is not known", "namespace", p->who.namespace, "sandbox",
+                 p->who.name, "why", err.message, NULL);
+        return false;
+    }
+    error_clear(&err);
     cleanup_buffer struct buffer key = {0};
     if (!secret || !is_owned_by(secret, p->sandbox) ||
         !base64_decode(slice_of(json_str_at(secret->json, "data.key")), &key) || key.len == 0)
@@ -84,7 +113,6 @@ static bool remove_key_record(struct pass *p) {
     sha256_hex(buffer_slice(&key), hex);
     explicit_bzero(key.data, key.len);
     cleanup_free char *record = xasprintf("agenttier-apikey-%.40s", hex);
-    cleanup_error struct error err = {0};
     if (store->ops->remove(store, KIND_SECRET, p->c->settings.install_namespace, record, NULL, &err) ||
         err.status == 404)
         return true;

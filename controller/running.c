@@ -123,6 +123,11 @@ static int64_t keep_running(struct pass *p, struct object *pod) {
 int64_t phase_running(struct pass *p) {
     if (sandbox_action_is(p->sandbox, "stop")) return stop(p, "User requested stop", NULL, NULL);
     cleanup_object struct object *pod = own_pod(p);
+    if (!pod) {
+        bool known;
+        pod = look_for_pod(p, &known);
+        if (!known) return PASS_FAILED;
+    }
     if (!pod)
         return infrastructure_failure(p, *json_str_at(p->sandbox->json, "status.podName")
                                              ? "Pod disappeared unexpectedly"
@@ -141,8 +146,7 @@ int64_t phase_running(struct pass *p) {
 /* ---- Stopped ----------------------------------------------------------------------------------- */
 
 int64_t phase_stopped(struct pass *p) {
-    if (!p->memory->swept && !(p->memory->swept = remove_pods(p, true))) return PASS_FAILED;
-    if (!p->memory->swept) return PASS_FAILED;
+    if (!sweep(p)) return PASS_FAILED;
     if (sandbox_action_is(p->sandbox, "resume")) {
         enum write_result r =
             sandbox_write_status(p->c->store, p->who, "Stopped",

@@ -23,6 +23,7 @@ struct faulty {
     _Atomic int refuse_pods;    /* so many creations of pods: 403 quota */
     _Atomic int writes;         /* of any kind */
     _Atomic int status_clashes; /* so many status patches: 409 */
+    _Atomic int secrets_away;   /* so many patches of Secrets: 503 */
 };
 static struct faulty faulty;
 
@@ -62,12 +63,19 @@ static bool faulty_patch(struct store *s, enum kind kind, enum store_part part, 
         error_set(err, 409, ERR_CONFLICT, "changed since");
         return false;
     }
+    if (kind == KIND_SECRET && faulty.secrets_away > 0 && faulty.secrets_away-- > 0) return unavailable(err);
     return store->ops->patch(store, kind, part, ns, name, patch, p, out, err);
 }
 static bool faulty_remove(struct store *s, enum kind kind, const char *ns, const char *name,
                           const struct store_preconditions *p, struct error *err) {
     faulty.writes++;
     return faulty.away ? unavailable(err) : store->ops->remove(store, kind, ns, name, p, err);
+}
+static bool faulty_look(struct store *s, enum kind kind, const char *ns, const char *name,
+                        struct error *err) {
+    if (faulty.away) return unavailable(err);
+    if (kind == KIND_POD) faulty.blind_pods = 0;
+    return true;
 }
 static void *faulty_watch(struct store *s, enum kind kind, store_watch_fn *fn, void *ctx) {
     return store->ops->watch(store, kind, fn, ctx);
@@ -121,7 +129,8 @@ static inline void begin(void) {
                                      .patch = faulty_patch,
                                      .remove = faulty_remove,
                                      .watch = faulty_watch,
-                                     .unwatch = faulty_unwatch}};
+                                     .unwatch = faulty_unwatch,
+                                     .look = faulty_look}};
     faulty.store.ops = &faulty.ops;
     creation_deadline_ms = 0;
     brought.calls = 0;

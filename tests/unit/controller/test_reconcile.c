@@ -251,6 +251,47 @@ START_TEST(a_pod_that_is_gone_is_restarted) {
 }
 END_TEST
 
+/* The watch of pods can be behind the one of sandboxes, as after a change of leader. */
+START_TEST(W10_a_pod_that_a_stale_cache_hides_has_not_disappeared) {
+    running("box", "");
+    faulty.blind_pods = 1000;
+    faulty.away = true; /* and nobody can be asked */
+    object_unref(
+        must_patch(KIND_SANDBOX, STORE_MAIN, "box", "{\"metadata\":{\"annotations\":{\"x\":\"1\"}}}"));
+    usleep(SETTLE_US);
+    faulty.away = false;
+    eventually(faulty.blind_pods == 0);
+    usleep(SETTLE_US);
+    ck_assert(phase_is("box", "Running") && there(KIND_POD, "box-pod"));
+    ck_assert_int_eq(events_of("box", "AutoRestarted"), 0);
+}
+END_TEST
+
+/* Its creation was answered to nobody, and the sandbox was stopped meanwhile. */
+static void late_pod(const char *name) {
+    cleanup_object struct object *o = get(KIND_SANDBOX, name);
+    cleanup_free char *pod = name_of_pod(o);
+    cleanup_json json_t *late = json_pack("{s:o, s:{}}", "metadata", metadata_of(o, pod), "spec");
+    ck_assert(store->ops->create(store, KIND_POD, late, NULL, NULL));
+    eventually(!there(KIND_POD, pod));
+}
+
+START_TEST(W1_a_pod_that_turns_up_late_is_removed) {
+    running("box", "");
+    annotate("box", "stop");
+    eventually(phase_is("box", "Stopped") && !has_action("box") && !there(KIND_POD, "box-pod"));
+    usleep(SETTLE_US);
+    late_pod("box");
+    ck_assert(phase_is("box", "Stopped"));
+    running("ill", "");
+    pod_fails("ill-pod", "Error", 1);
+    eventually(phase_is("ill", "Error") && !there(KIND_POD, "ill-pod"));
+    usleep(SETTLE_US);
+    late_pod("ill");
+    ck_assert(phase_is("ill", "Error"));
+}
+END_TEST
+
 START_TEST(W7_a_dead_pod_is_removed_and_does_not_stand_in_the_way) {
     running("box", "");
     hold(KIND_POD, "box-pod");
@@ -536,6 +577,7 @@ START_TEST(delete_removes_the_record_of_a_scoped_key) {
     cleanup_json json_t *record =
         json_pack("{s:{s:s, s:s}}", "metadata", "name", name, "namespace", "agenttier");
     ck_assert(store->ops->create(store, KIND_SECRET, record, NULL, NULL));
+    faulty.secrets_away = 1; /* not to know is not to have none */
     must_remove(KIND_SANDBOX, "box");
     eventually(!there(KIND_SANDBOX, "box"));
     ck_assert(!exists(KIND_SECRET, "agenttier", name));
@@ -702,6 +744,8 @@ int main(void) {
     tcase_add_test(tc, W23_resume_by_annotation);
     tcase_add_test(tc, W2_requests_that_change_nothing_are_cleared);
     tcase_add_test(tc, a_pod_that_is_gone_is_restarted);
+    tcase_add_test(tc, W10_a_pod_that_a_stale_cache_hides_has_not_disappeared);
+    tcase_add_test(tc, W1_a_pod_that_turns_up_late_is_removed);
     tcase_add_test(tc, W7_a_dead_pod_is_removed_and_does_not_stand_in_the_way);
     tcase_add_test(tc, W7_a_dead_pod_of_before_counts_once);
     tcase_add_test(tc, the_restart_budget_ends);

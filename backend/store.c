@@ -24,6 +24,7 @@ const struct resource_kind resource_kinds[KIND_COUNT] = {
     [KIND_PERSISTENT_VOLUME_CLAIM] = {"PersistentVolumeClaim", "v1", "persistentvolumeclaims", true, true},
     [KIND_NETWORK_POLICY] = {"NetworkPolicy", "networking.k8s.io/v1", "networkpolicies", true, false},
     [KIND_INGRESS] = {"Ingress", "networking.k8s.io/v1", "ingresses", true, true},
+    [KIND_VOLUME_SNAPSHOT] = {"VolumeSnapshot", "snapshot.storage.k8s.io/v1", "volumesnapshots", true, true},
 };
 
 struct object *object_new(enum kind kind, json_t *json, uint64_t generation) {

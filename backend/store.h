@@ -27,6 +27,7 @@ enum kind {
     KIND_PERSISTENT_VOLUME_CLAIM,  /* v1, namespaced, has status */
     KIND_NETWORK_POLICY,           /* networking.k8s.io/v1, namespaced */
     KIND_INGRESS,                  /* networking.k8s.io/v1, namespaced: port forwards with a DNS name */
+    KIND_VOLUME_SNAPSHOT, /* snapshot.storage.k8s.io/v1, namespaced, has status; not on every cluster */
     KIND_COUNT
 };
 

@@ -41,6 +41,7 @@ struct memory {
     bool swept;         /* no pod is left in Stopped or Error */
     bool told_lost;     /* that its volume is gone */
     bool token_there;   /* the Secret was seen, for the pod that runs or is made now */
+    char snapped[40];   /* status.startedAt of the start whose snapshot was taken */
     int64_t failed_at;  /* monotonic ms of the failure that a restart waits for */
     unsigned tries;     /* of what failed, in Error */
     int64_t try_at;     /* monotonic ms of the next one */

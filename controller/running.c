@@ -6,12 +6,32 @@
 #include "controller/names.h"
 #include "controller/pod.h"
 #include "controller/pod_state.h"
+#include "controller/snapshot.h"
 
 #include <stdio.h>
+#include <time.h>
+
+/* Asked for while the pod still runs, once for each start; a failure does not keep it running. */
+static void take_snapshot(struct pass *p) {
+    const char *started = json_str_at(p->sandbox->json, "status.startedAt");
+    if (strcmp(p->phase, "Running") != 0 || strcmp(p->memory->snapped, started) == 0) return;
+    cleanup_json json_t *resolved = template_resolve(p->c->store, p->sandbox->json, NULL);
+    if (!snapshot_wanted(p->sandbox, resolved ? resolved : json_object_get(p->sandbox->json, "spec"))) return;
+    snprintf(p->memory->snapped, sizeof p->memory->snapped, "%s", started);
+    cleanup_json json_t *snapshot = snapshot_build(p->sandbox, time(NULL));
+    cleanup_error struct error err = {0};
+    if (p->c->store->ops->create(p->c->store, KIND_VOLUME_SNAPSHOT, snapshot, NULL, &err))
+        events_emit(p->c->events, p->sandbox, "Normal", "Snapshotted", "%s",
+                    json_str_at(snapshot, "metadata.name"));
+    else
+        events_emit(p->c->events, p->sandbox, "Warning", "SnapshotFailed", "no VolumeSnapshot was made: %s",
+                    err.message);
+}
 
 /* Stopped is written first, so that a pod that is gone is never taken for a failure (W1); the annotation goes
  * last, so that no request is lost (W2). What a crash leaves undone, phase_stopped() does. */
 int64_t stop(struct pass *p, const char *reason, const char *event, const char *event_message) {
+    take_snapshot(p);
     enum write_result r = sandbox_write_status(
         p->c->store, p->who, p->phase,
         json_pack("{s:s, s:n, s:n, s:s}", "phase", "Stopped", "podName", "startedAt", "message", reason));

@@ -270,6 +270,18 @@ def test_S23_lies_and_nonsense_do_not_end_it(api, controller):
     assert controller.process.poll() is None
 
 
+def test_11_1_a_snapshot_that_cannot_be_taken_does_not_keep_it_running(api, controller):
+    del api.kinds["volumesnapshots"]  # a cluster without them
+    make(api, "box", storage={"snapshotOnStop": True})
+    reach(api, "box", "Running")
+    found = api.get("sandboxes", "box", "default")
+    api.put("sandboxes", {**found, "metadata": {**found["metadata"], "annotations": {"agenttier.io/action": "stop"}}})
+    reach(api, "box", "Stopped")
+    wait_for(lambda: "SnapshotFailed" in reasons(api, "box"), 5)
+    (event,) = [e for e in api.all("events") if e["reason"] == "SnapshotFailed"]
+    assert event["message"].startswith("no VolumeSnapshot was made: ") and event["type"] == "Warning"
+
+
 def test_watches_that_are_cut_miss_nothing(api, kubelet, controller):
     kubelet.paused = True
     make(api, "box")
@@ -299,7 +311,7 @@ def test_I32_killed_in_the_middle_of_a_creation(api, kubelet, step):
     with Controller(api):
         reach(api, "box", "Running", 30)
         made_once(api, "box")
-        assert reasons(api, "box").count("Running") == 1
+        wait_for(lambda: reasons(api, "box").count("Running") == 1, 5, what="one event")
 
 
 def test_W1_killed_between_stopped_and_the_pods_removal(api, kubelet):

@@ -164,6 +164,30 @@ START_TEST(stop_as_in_21_5) {
 }
 END_TEST
 
+START_TEST(a_snapshot_is_taken_on_stop_where_it_is_asked_for) {
+    template("t", "{\"storage\":{\"snapshotOnStop\":true}}");
+    running("box", FROM_TEMPLATE);
+    running("plain", "");
+    running("mine",
+            FROM_TEMPLATE ",\"storage\":{\"size\":\"1Gi\"}"); /* its own object replaces the template's */
+    faulty.status_clashes = 9;
+    annotate("box", "stop");
+    eventually(phase_is("box", "Stopped") && events_of("box", "Snapshotted") == 1);
+    annotate("plain", "stop");
+    annotate("mine", "stop");
+    eventually(phase_is("plain", "Stopped") && phase_is("mine", "Stopped"));
+    cleanup_object_list struct object_list all = store->ops->list(store, KIND_VOLUME_SNAPSHOT, NULL);
+    ck_assert_uint_eq(all.count, 1);
+    ck_assert(strncmp(all.items[0]->name, "box-stopsnap-", 13) == 0);
+    ck_assert_str_eq(json_str_at(all.items[0]->json, "spec.source.persistentVolumeClaimName"),
+                     "box-workspace");
+    must_remove(KIND_SANDBOX, "box");
+    eventually(!there(KIND_SANDBOX, "box"));
+    cleanup_object_list struct object_list left = store->ops->list(store, KIND_VOLUME_SNAPSHOT, NULL);
+    ck_assert_uint_eq(left.count, 1);
+}
+END_TEST
+
 START_TEST(W1_a_stop_among_other_writes_stays_a_stop) {
     running("box", "");
     faulty.status_clashes = 5;
@@ -738,6 +762,7 @@ int main(void) {
     tcase_add_test(tc, a_pod_that_fails_while_creating);
     tcase_add_test(tc, stop_while_creating);
     tcase_add_test(tc, stop_as_in_21_5);
+    tcase_add_test(tc, a_snapshot_is_taken_on_stop_where_it_is_asked_for);
     tcase_add_test(tc, W1_a_stop_among_other_writes_stays_a_stop);
     tcase_add_test(tc, W1_what_a_crash_left_of_a_stop_is_finished);
     tcase_add_test(tc, O6_W3_resume_waits_for_the_old_pod);

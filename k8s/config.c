@@ -37,6 +37,8 @@ struct k8s_config {
 
 void k8s_credentials_unref(struct k8s_credentials *c) {
     if (c == NULL || atomic_fetch_sub_explicit(&c->refs, 1, memory_order_acq_rel) != 1) return;
+    if (c->authorization) explicit_bzero(c->authorization, strlen(c->authorization));
+    if (c->key) explicit_bzero(c->key, strlen(c->key));
     free(c->authorization);
     free(c->ca);
     free(c->certificate);

@@ -1,13 +1,17 @@
-/* See activity.h. The last write is read from the object itself, so there is nothing to
- * keep; two requests in the same moment at worst write twice. */
+/* See activity.h. When it was last written is read from the object itself; kept is only what is being
+ * written, so that a slow apiserver takes few workers and gets one write for a sandbox at a time. What is
+ * left out is made up for by the next request. */
 #include "router/activity.h"
 
 #include "common/log.h"
 #include "common/units.h"
+#include "router/freshness.h"
+#include "router/router.h"
 
 struct touch {
     uv_work_t work;
     struct store *store;
+    _Atomic uint64_t *slot;
     struct object *sandbox;
 };
 
@@ -28,8 +32,24 @@ static void write_timestamp(uv_work_t *work) {
 static void written(uv_work_t *work, int status) {
     (void)status;
     struct touch *t = work->data;
+    atomic_store(t->slot, 0);
     object_unref(t->sandbox);
     free(t);
+}
+
+/* A place to write from, or NULL: the sandbox is being written, or as many as may be. */
+static _Atomic uint64_t *take_slot(struct router *router, const char *uid) {
+    uint64_t mark = 14695981039346656037u;
+    for (; *uid; uid++)
+        mark = (mark ^ (unsigned char)*uid) * 1099511628211u;
+    mark |= 1;
+    for (size_t i = 0; i < ROUTER_TOUCHES; i++)
+        if (atomic_load(&router->touches[i]) == mark) return NULL;
+    for (size_t i = 0; i < ROUTER_TOUCHES; i++) {
+        uint64_t none = 0;
+        if (atomic_compare_exchange_strong(&router->touches[i], &none, mark)) return &router->touches[i];
+    }
+    return NULL;
 }
 
 static int64_t interval_seconds(const json_t *sandbox) {
@@ -50,7 +70,11 @@ void router_touch(struct request *r) {
     if (rfc3339_parse(json_str_at(sandbox, "status.lastActivityTimestamp"), &last) &&
         time(NULL) - last < interval_seconds(sandbox))
         return;
+    if (store_age_ms(r->backend->store) >= FRESHNESS_DOUBT_MS) return; /* it could not be written */
+    _Atomic uint64_t *slot = take_slot(r->router, r->sandbox->uid);
+    if (!slot) return;
     struct touch *t = xcalloc(1, sizeof *t);
+    t->slot = slot;
     t->store = r->backend->store;
     t->sandbox = object_ref(r->sandbox);
     t->work.data = t;

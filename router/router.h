@@ -15,6 +15,8 @@ struct quota;
 struct bearer;
 struct rate_limiter;
 
+#define ROUTER_TOUCHES 4
+
 struct router {
     const struct config *config;
     struct backend *backend;
@@ -22,10 +24,11 @@ struct router {
     struct key_cache *keys;
     struct governance *governance; /* policies in force */
     struct quota *quota;
-    struct history *history;           /* NULL = none is kept */
-    struct bearer *bearer;             /* tokens of issuers and service accounts */
-    struct rate_limiter *rate_limiter; /* NULL = off */
-    _Atomic int64_t exec_output_bytes; /* held by all execs under way: exec.c bounds it */
-    _Atomic uint64_t second_looks;     /* router/second_look.c */
-    _Atomic bool draining;             /* SIGTERM seen: new requests are refused */
+    struct history *history;                  /* NULL = none is kept */
+    struct bearer *bearer;                    /* tokens of issuers and service accounts */
+    struct rate_limiter *rate_limiter;        /* NULL = off */
+    _Atomic int64_t exec_output_bytes;        /* held by all execs under way: exec.c bounds it */
+    _Atomic uint64_t touches[ROUTER_TOUCHES]; /* sandboxes whose activity is being written: activity.c */
+    _Atomic uint64_t second_looks;            /* router/second_look.c */
+    _Atomic bool draining;                    /* SIGTERM seen: new requests are refused */
 };

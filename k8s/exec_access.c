@@ -212,9 +212,22 @@ static void on_end(void *ctx, const struct pod_exec_outcome *outcome) {
     s->row->on_end(s, outcome->exit_code);
 }
 
+/* What the container runtimes say of an image without a shell. */
+static bool no_shell(const struct error *err) {
+    return strcmp(err->code, ERR_SANDBOX_UNREACHABLE) == 0 && strstr(err->message, "\"/bin/sh\"") &&
+           strstr(err->message, "no such file or directory");
+}
+
 static void on_error(void *ctx, const struct error *err) {
     struct exec_stream *s = ctx;
     pod_exec_close(steal_ptr(s->exec));
+    if (no_shell(err)) {
+        exec_fail_with(
+            s, 501, "image_without_shell",
+            "the sandbox's image has no /bin/sh, which this needs where agenttier-runtime is not in the pod");
+        if (s->orphan) exec_destroy(s);
+        return;
+    }
     if (s->op == ACCESS_EXEC)
         exec_command_error(s, err);
     else

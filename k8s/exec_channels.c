@@ -76,7 +76,7 @@ int exec_channels_outcome(const struct exec_channels *c, struct error *err) {
         }
         return unknown(err, "its status gives no exit code");
     }
-    char why[300];
+    char why[460];
     size_t n = 0;
     for (const char *at = json_str_at(status, "message"); *at && n + 1 < sizeof why; at++)
         why[n++] = (unsigned char)*at < 0x20 || *at == 0x7f ? ' ' : *at;

@@ -159,6 +159,17 @@ static bool connect_socket(struct pod_exec *e, struct error *err) {
     return e->socket != NULL;
 }
 
+/* A value in the query, as short as may be: some servers take 8 KiB of request line only. */
+static void append_value(struct slice value, struct buffer *path) {
+    while (value.len) {
+        const char *blank = memchr(value.ptr, ' ', value.len);
+        size_t n = blank ? (size_t)(blank - value.ptr) : value.len;
+        percent_encode(slice_make(value.ptr, n), "/:@!$'()*,?", path);
+        if (blank) buffer_append_char(path, '+');
+        value = slice_make(value.ptr + n + (blank != NULL), value.len - n - (blank != NULL));
+    }
+}
+
 static char *make_path(struct k8s_config *config, const struct pod_exec_request *r) {
     cleanup_buffer struct buffer path = {0};
     buffer_append_str(&path, k8s_config_path_prefix(config));
@@ -170,7 +181,7 @@ static char *make_path(struct k8s_config *config, const struct pod_exec_request 
     percent_encode(slice_of(r->container), "", &path);
     for (const char *const *word = r->command; *word; word++) {
         buffer_append_str(&path, "&command=");
-        percent_encode(slice_of(*word), "", &path);
+        append_value(slice_of(*word), &path);
     }
     buffer_printf(&path, "&stdin=%s&stdout=true&stderr=%s&tty=%s", r->stdin_open ? "true" : "false",
                   r->tty ? "false" : "true", r->tty ? "true" : "false");

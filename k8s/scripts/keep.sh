@@ -1,4 +1,4 @@
-# use: get feed tree kept
+# use: get feed nap tree kept
 # Parameters: nonce, id, digest, "start" or "attach", most seconds (0 = any), most blocks of 512 bytes of each
 # output, then from kind of input on as in command.sh. Starts a command that outlives this stream, or finds it by
 # its id; says "NONCE PID START" when it was started; after its end gives its output, then "\0NONCE OUTCOME".

@@ -1,4 +1,4 @@
-# use: get tree
+# use: get nap tree
 # Parameters: process, its start time.
 get && p=$v
 get && end_tree "$p" "$v"

@@ -1,4 +1,4 @@
-# use: get tree kept
+# use: get nap tree kept
 # Parameters: id.
 get && kept "$v"
 [ -d "$k" ] || {

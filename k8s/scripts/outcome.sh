@@ -1,4 +1,4 @@
-# use: get tree kept
+# use: get nap kept
 # Parameters: id, tenths of seconds to wait.
 get && kept "$v"
 get && n=$v

@@ -1,9 +1,6 @@
 # The processes of a command as far as /proc tells: what has one of them as its parent or its session,
 # and what still has its output (lessons I2). $set is their numbers, $root the first, which is not
 # taken for one of them when it began at another time than $start (0: any).
-nap() {
-    sleep 0.1 2>/dev/null || sleep 1
-}
 scan() {
     all=
     for d in /proc/[0-9]*; do

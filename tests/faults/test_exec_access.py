@@ -317,6 +317,21 @@ def test_exec_S2_S23_lies_are_typed_errors(one, faults, code):
     assert r.error["code"] == code and r.out == b""
 
 
+def test_exec_an_image_without_a_shell(one):
+    said = ('error executing command in container: failed to exec in container: failed to start exec "x": OCI runtime exec '
+            'failed: exec failed: unable to start container process: exec: "/bin/sh": stat /bin/sh: no such file or directory')
+    one.faults = {"status": json.dumps({"status": "Failure", "reason": "InternalError", "message": said}).encode(),
+                  "drop": True}
+    one.shell = ["/bin/false"]
+    assert execute(one, "true").error["code"] == "image_without_shell"
+
+
+def test_urls_are_short(fake):
+    """Servers in front of an apiserver may take 8 KiB of request line only."""
+    execute(fake, "true", keep=True, digest="d", id=ID + "url").result
+    assert max(len(target) for _, target, _ in fake.requests) < 8000
+
+
 def test_exec_wrong_credentials(one):
     one.kubeconfig()
     one.token = "another"

@@ -222,10 +222,14 @@ int path_open_beneath(int root, const char *relative, int flags, mode_t mode, st
     int fd = open_how(root, relative, all_flags(flags) | O_NOFOLLOW, mode,
                       RESOLVE_BENEATH | RESOLVE_NO_SYMLINKS | RESOLVE_NO_MAGICLINKS);
     if (fd >= 0) return fd;
-    if (errno == EXDEV || errno == ELOOP)
+    int errnum = errno;
+    struct stat st; /* O_DIRECTORY hides that the last component is a link */
+    bool link =
+        errnum == ENOTDIR && fstatat(root, relative, &st, AT_SYMLINK_NOFOLLOW) == 0 && S_ISLNK(st.st_mode);
+    if (errnum == EXDEV || errnum == ELOOP || link)
         error_set(err, 400, "bad_archive", "%.300s would leave the directory or pass a symbolic link",
                   relative);
     else
-        path_error(err, errno, relative);
+        path_error(err, errnum, relative);
     return -1;
 }

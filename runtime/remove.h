@@ -3,5 +3,5 @@
 
 #include "common/error.h"
 
-/* Never follows a symlink and never leaves the file system of `name`. `shown` is for messages. */
+/* Never follows a symlink and never enters what is mounted there: 403. `shown` is for messages. */
 bool remove_tree(int dir, const char *name, const char *shown, struct error *err);

@@ -1,0 +1,197 @@
+"""Dial, orphans, the end, memory: docs/runtime-protocol.md, controller.md 18.1, lesson I2."""
+
+import os
+import pathlib
+import shutil
+import signal
+import socket
+import subprocess
+import threading
+import time
+
+import pytest
+
+from client import BINARY, ROOT, Runtime, processes_with, read_head, wait_for
+from test_exec import mark
+
+
+@pytest.fixture
+def listener():
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        yield server
+
+
+def echo_once(server):
+    connection, _ = server.accept()
+    with connection:
+        while data := connection.recv(65536):
+            connection.sendall(data)
+        connection.sendall(b" bye")
+        connection.shutdown(socket.SHUT_WR)
+
+
+def test_dial_by_descriptor(unix, listener):
+    thread = threading.Thread(target=echo_once, args=(listener,))
+    thread.start()
+    answer = unix.ask("POST", f"/dial?port={listener.getsockname()[1]}&pass=fd", b"")
+    assert answer.status == 200 and len(answer.fds) == 1
+    with socket.socket(fileno=answer.fds[0]) as connection:
+        connection.settimeout(30)
+        connection.sendall(b"hello")
+        connection.shutdown(socket.SHUT_WR)
+        data = b""
+        while more := connection.recv(1000):
+            data += more
+    assert data == b"hello bye"
+    thread.join()
+
+
+def test_dial_by_upgrade(rt, listener):
+    thread = threading.Thread(target=echo_once, args=(listener,))
+    thread.start()
+    with rt.connect() as connection:
+        connection.sendall(rt.head("POST", f"/dial?port={listener.getsockname()[1]}", [("Connection", "Upgrade"), ("Upgrade", "agenttier-dial")]))
+        status, headers, data = read_head(connection)
+        assert status == 101 and headers["upgrade"] == "agenttier-dial"
+        payload = os.urandom(300000)
+        sender = threading.Thread(target=lambda: (connection.sendall(payload), connection.shutdown(socket.SHUT_WR)))
+        sender.start()
+        while more := connection.recv(65536):
+            data += more
+        sender.join()
+    assert data == payload + b" bye"
+    thread.join()
+
+
+def test_dial_errors(rt):
+    with socket.socket() as closed:
+        closed.bind(("127.0.0.1", 0))
+        port = closed.getsockname()[1]
+    upgrade = [("Connection", "Upgrade"), ("Upgrade", "agenttier-dial")]
+    rt.ask("POST", f"/dial?port={port}", b"", headers=upgrade).error(502, "port_closed")
+    for port in ("0", "65536", "-1", "x", ""):
+        rt.ask("POST", f"/dial?port={port}", b"", headers=upgrade).error(400)
+    rt.ask("POST", "/dial", b"", headers=upgrade).error(400)
+
+
+def in_new_pid_namespace():
+    """The prefix of a command that makes it process 1 of a namespace of its own, or None."""
+    for prefix in (["unshare", "--pid", "--fork", "--mount-proc"], ["unshare", "--user", "--map-root-user", "--pid", "--fork", "--mount-proc"]):
+        if subprocess.run([*prefix, "true"], capture_output=True, check=False).returncode == 0:
+            return [*prefix, "--kill-child"]
+    return None
+
+
+def zombies_below(pid):
+    """Zombie processes in the whole tree below a process."""
+    found, todo = [], [pid]
+    while todo:
+        parent = todo.pop()
+        for child in pathlib.Path(f"/proc/{parent}/task/{parent}/children").read_text().split():
+            state = pathlib.Path(f"/proc/{child}/stat").read_text().rpartition(")")[2].split()[0]
+            if state == "Z":
+                found.append(child)
+            todo.append(int(child))
+    return found
+
+
+def test_I2_orphans_are_reaped(own):
+    """As process 1: what a command leaves behind, and what that leaves behind, ends without a trace."""
+    prefix = in_new_pid_namespace()
+    if not prefix:
+        pytest.skip("no pid namespaces here")
+    runtime = own("unix", wrap=prefix)
+    for _ in range(20):
+        runtime.sh("for i in 1 2 3 4 5; do (setsid sh -c 'sleep 0.1 & exit' &); done")
+    wait_for(lambda: not runtime.sh("ps -eo stat,args | grep -v grep | grep -E '^Z|sleep' || true").strip(), what="that nothing is left")
+
+
+def test_I2_orphans_are_reaped_also_without_being_process_1(own):
+    runtime = own("unix")
+    for _ in range(20):
+        runtime.sh("for i in 1 2 3 4 5; do (setsid sh -c 'sleep 0.1 & exit' &); done")
+    wait_for(lambda: not zombies_below(runtime.process.pid), what="that no zombie is left")
+
+
+def test_18_1_the_end(own):
+    """SIGTERM: what runs gets TERM and, after the grace, KILL; the exit status is 0 and nothing is left."""
+    runtime = own("unix", flags=["--grace-seconds=1"])
+    n = mark()
+    polite = runtime.stream(["/bin/sh", "-c", "trap 'echo asked; exit 0' TERM; echo on; while :; do sleep 0.05; done"])
+    rude = runtime.stream(["/bin/sh", "-c", f"trap '' TERM; setsid sh -c 'trap \"\" TERM; sleep {n}' & echo on; sleep {n}"])
+    for stream in (polite, rude):
+        assert stream.until("o") == b"on\n"
+    started = time.monotonic()
+    assert runtime.end() == 0
+    assert time.monotonic() - started < 20
+    assert polite.result()[0] == b"asked\n"
+    wait_for(lambda: not processes_with(n), what="that nothing is left")
+
+
+def test_process_1_cannot_be_stopped_from_inside(own):
+    prefix = in_new_pid_namespace()
+    if not prefix:
+        pytest.skip("no pid namespaces here")
+    runtime = own("unix", wrap=prefix)
+    for sig in ("TERM", "INT", "KILL", "STOP", "SEGV"):
+        runtime.exec(["/bin/sh", "-c", f"kill -{sig} 1"])
+        assert runtime.exec(["/bin/echo", "alive"])["stdout"] == "alive\n"
+
+
+def test_kill_of_everything_invents_no_outcome(own):
+    """kill -9 -1 by a command ends other commands' supervisors: no made-up exit code, and the runtime goes on."""
+    prefix = in_new_pid_namespace()
+    if not prefix:
+        pytest.skip("no pid namespaces here")
+    runtime = own("unix", wrap=prefix)
+    victim = runtime.stream(["/bin/sh", "-c", "echo on; sleep 600"])
+    victim.until("o")
+    killer = runtime.connect()
+    body = b'{"command":["/bin/sh","-c","kill -9 -1"]}'
+    killer.sendall(runtime.head("POST", "/exec", [("Content-Length", len(body))]) + body)
+    frames = []
+    while frame := victim.frame():
+        frames.append(frame[0])
+    assert "x" not in frames
+    killer.close()
+    assert runtime.exec(["/bin/echo", "alive"])["stdout"] == "alive\n"
+
+
+def rss(pid):
+    return int(pathlib.Path(f"/proc/{pid}/statm").read_text().split()[1]) * 4096
+
+
+def tree_of(pid):
+    pids, todo = [], [pid]
+    while todo:
+        parent = todo.pop()
+        pids.append(parent)
+        todo += [int(p) for p in pathlib.Path(f"/proc/{parent}/task/{parent}/children").read_text().split()]
+    return pids
+
+
+def test_resident_memory_is_below_2_mib(own):
+    """Of the release build: process 1 at rest, after work, and each process behind a stream."""
+    release = ROOT / "build" / "agenttier-runtime"
+    if not release.exists():
+        pytest.skip("there is no release build: ./dev build")
+    runtime = own("unix", binary=release)
+    assert rss(runtime.process.pid) < 2 << 20
+    for _ in range(50):
+        runtime.sh("head -c 100000 /dev/zero")
+    runtime.ask("PUT", f"/files?path={runtime.folder}/big", os.urandom(20 << 20))
+    assert len(runtime.ask("GET", f"/files?path={runtime.folder}/big").body) == 20 << 20
+    assert rss(runtime.process.pid) < 2 << 20
+    stream = runtime.stream(["/bin/sleep", "60"])
+    stream.until("h")
+    own_processes = [p for p in tree_of(runtime.process.pid)
+                     if pathlib.Path(f"/proc/{p}/exe").exists() and os.readlink(f"/proc/{p}/exe") == str(release.resolve())]
+    assert len(own_processes) == 2 and all(rss(p) < 2 << 20 for p in own_processes)
+    stream.close()
+
+
+def test_release_build_is_static(own):
+    release = ROOT / "build" / "agenttier-runtime"
+    if not release.exists() or not shutil.which("file"):
+        pytest.skip("there is no release build, or no file(1)")
+    assert "statically linked" in subprocess.run(["file", release], capture_output=True, text=True, check=True).stdout

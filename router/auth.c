@@ -4,6 +4,7 @@
 #include "common/text.h"
 #include "router/bearer.h"
 #include "router/cors.h"
+#include "router/jwt.h"
 #include "router/keys.h"
 #include "router/metrics.h"
 #include "router/ratelimit.h"
@@ -27,6 +28,7 @@ static void identify_as_developer(struct identity *id) {
 static bool is_key(struct request *r, const struct token_digest *digest, enum auth_method method) {
     if (key_cache_lookup_digest(r->router->keys, digest->bytes, &r->identity) != KEY_OK) return false;
     r->identity.auth_method = method;
+    memcpy(r->key_digest, digest->bytes, sizeof r->key_digest);
     return true;
 }
 
@@ -280,7 +282,16 @@ bool auth_find_sandbox(struct request *r, struct error *err) {
     return true;
 }
 
-bool auth_still_permits(const struct request *r) {
+/* A key that was revoked ends what it began. A token that ends by itself ends only what could go on forever:
+ * whoever holds a long command or a file open began it in time. */
+static bool credential_holds(const struct request *r, bool upgraded) {
+    const struct identity *id = &r->identity;
+    if (id->is_key) return key_cache_valid(r->router->keys, r->key_digest);
+    return !upgraded || id->expires == 0 || time(NULL) <= id->expires + JWT_LEEWAY_SECONDS;
+}
+
+bool auth_still_permits(const struct request *r, bool upgraded) {
+    if (!credential_holds(r, upgraded)) return false;
     if (!r->sandbox || identity_access(&r->identity, r->sandbox->json) == ACCESS_LEVEL_OWNER) return true;
     struct store *store = r->backend->store;
     cleanup_object struct object *now =

@@ -156,6 +156,7 @@ static enum bearer_result by_cluster(struct bearer *b, struct attempt *a, struct
     atomic_fetch_add(&b->reviewed, 1);
     switch (service_account_review(&b->accounts, b->backend, text, out, err)) {
     case SERVICE_ACCOUNT_OK:
+        out->expires = jwt_expiry(a->jwt.claims);
         token_cache_put(b->accepted, &a->digest, a->generation, out,
                         lifetime_ms(SERVICE_ACCOUNT_MS, jwt_expiry(a->jwt.claims)));
         explicit_bzero(text, token.len);

@@ -86,11 +86,14 @@ void exchange_doom(struct exchange *x) {
 
 void exchange_check_access(struct exchange *x, int64_t now) {
     struct request *r = &x->request;
-    if (!r->stream || x->doomed || x->stage == STAGE_WORKER || auth_still_permits(r)) return;
+    if (!r->stream || x->doomed || x->stage == STAGE_WORKER ||
+        auth_still_permits(r, x->stage == STAGE_UPGRADED))
+        return;
     if (x->revoked_at == 0) {
         x->revoked_at = now;
         log_info("stream ended: access was revoked", "operation", r->route->operation_id, "sandbox",
-                 r->sandbox->name, "user", r->identity.sub, "request_id", r->request_id, NULL);
+                 r->sandbox ? r->sandbox->name : "", "user", r->identity.sub, "request_id", r->request_id,
+                 NULL);
         if (r->stream->on_revoked) {
             r->stream->on_revoked(r);
             return;

@@ -6,6 +6,7 @@
 
 #include <jansson.h>
 #include <stdbool.h>
+#include <time.h>
 
 /* How the caller proved who they are. The preview proxy takes away what was used: it is our
  * credential, not the application's (lessons I22, I27). */
@@ -20,6 +21,7 @@ struct identity {
     char *name;            /* "" when unknown */
     json_t *groups;        /* array of strings; NULL = none */
     bool is_admin;
+    time_t expires; /* of a token, without leeway; 0 = it does not end by itself */
     /* sandbox-scoped keys */
     char *sandbox_id;        /* NULL = not scoped */
     char *sandbox_namespace; /* NULL = record predates binding to namespace and UID (W-74) */

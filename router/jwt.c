@@ -161,6 +161,7 @@ void jwt_identity(const json_t *claims, const char *group_claim, const char *adm
                   const char *sub_prefix, struct identity *out) {
     memset(out, 0, sizeof *out);
     out->auth_method = AUTH_BY_BEARER;
+    out->expires = jwt_expiry(claims);
     out->sub = xasprintf("%s%s", sub_prefix, json_str_at(claims, "sub"));
     out->email = xstrdup(json_str_at(claims, "email"));
     out->name = xstrdup(json_str_at(claims, "name"));

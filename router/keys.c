@@ -204,6 +204,17 @@ enum key_result key_cache_lookup_digest(struct key_cache *c, const unsigned char
     return result;
 }
 
+bool key_cache_valid(struct key_cache *c, const unsigned char digest[SHA256_BYTES]) {
+    char hash[SHA256_HEX_LEN + 1];
+    hex_encode(digest, SHA256_BYTES, hash);
+    pthread_rwlock_rdlock(&c->lock);
+    const struct entry *e = *slot_of(c, hash);
+    bool valid = e && secret_equal(slice_make(e->hash, SHA256_HEX_LEN), slice_make(hash, SHA256_HEX_LEN)) &&
+                 (e->expires == 0 || time(NULL) < e->expires);
+    pthread_rwlock_unlock(&c->lock);
+    return valid;
+}
+
 size_t key_cache_count(struct key_cache *c) {
     pthread_rwlock_rdlock(&c->lock);
     size_t count = c->count;

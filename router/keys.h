@@ -33,6 +33,9 @@ enum key_result key_cache_lookup(struct key_cache *, struct slice key, struct id
 enum key_result key_cache_lookup_digest(struct key_cache *, const unsigned char digest[SHA256_BYTES],
                                         struct identity *out);
 
+/* Whether it is a key that has neither been revoked nor expired. */
+bool key_cache_valid(struct key_cache *, const unsigned char digest[SHA256_BYTES]);
+
 struct key_request {
     const char *user_id, *email, *name; /* name: the label, may be "" */
     json_t *groups;                     /* only for keys made by create-key; may be NULL */

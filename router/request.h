@@ -56,10 +56,11 @@ struct request {
     char client_ip[64];
 
     struct identity identity;
-    struct object *sandbox; /* for AUTH_SANDBOX_*: owned by the request, stays valid */
-    json_t *body;           /* for JSON routes: an object */
-    int64_t body_length;    /* Content-Length, -1 = chunked, 0 = none */
-    bool http_1_0;          /* no upgrades there */
+    unsigned char key_digest[32]; /* SHA-256 of the API key, when identity.is_key */
+    struct object *sandbox;       /* for AUTH_SANDBOX_*: owned by the request, stays valid */
+    json_t *body;                 /* for JSON routes: an object */
+    int64_t body_length;          /* Content-Length, -1 = chunked, 0 = none */
+    bool http_1_0;                /* no upgrades there */
 
     struct audit_note audit;
 

@@ -431,3 +431,62 @@ def test_S28_no_secret_in_logs_at_debug_level():
         assert log.count("/user/me") > 10
         for secret in secrets:
             assert secret not in log, log[max(0, log.find(secret) - 300):log.find(secret) + 40]
+
+
+# ---- W-53: what was open when a credential ended ----
+
+ECHO = r"""
+import socket, threading, time
+GRANT = b"HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: echo\r\n\r\n"
+def work(c):
+    data = b""
+    while b"\r\n\r\n" not in data:
+        more = c.recv(65536)
+        if not more: return
+        data += more
+    c.sendall(GRANT)
+    while True:
+        more = c.recv(65536)
+        if not more: return
+        c.sendall(more)
+server = socket.create_server(("127.0.0.1", 8078))
+while True:
+    threading.Thread(target=work, args=(server.accept()[0],), daemon=True).start()
+"""
+
+
+@pytest.mark.parametrize("kind", ["revoked key", "expired key", "token"])
+def test_W53_open_connections_end_with_their_credential(router, issuer, kind):
+    from harness import Raw
+    box = router.sandbox("w53-" + kind.replace(" ", "-"), key="u1")
+    app = box.server(ECHO, 8078)
+    with router.client("u1") as u1:
+        revoke = lambda: None  # noqa: E731
+        if kind == "token":
+            header = "Authorization: Bearer " + issuer.token("u1", exp=int(time.time()) - 54)  # six seconds, with the leeway
+        else:
+            made = u1.post(API + "/user/api-keys", json={"expiresIn": "5s"} if kind == "expired key" else {}).json()
+            header = "X-API-Key: " + made["key"]
+            if kind == "revoked key":
+                revoke = lambda: u1.delete(f"{API}/user/api-keys/{made['id']}")  # noqa: E731
+        with Raw(router, timeout=20) as ours, Raw(router, timeout=20) as other:
+            for raw_, line in ((ours, header), (other, "X-API-Key: " + router.keys["u1"])):
+                raw_.send(f"GET {app}/ HTTP/1.1\r\nHost: x\r\n{line}\r\nConnection: Upgrade\r\nUpgrade: echo\r\n\r\n")
+                assert raw_.response()[0] == 101
+                raw_.send(b"ping")
+                assert raw_._receive() == b"ping"
+            revoke()
+            assert ours.closed(12)
+            other.send(b"still here")
+            assert other._receive() == b"still here"
+    box.remove()
+
+
+def test_W53_a_command_outlives_the_token_that_began_it(router, issuer):
+    box = router.sandbox("w53-command", key="u1")
+    token = issuer.token("u1", exp=int(time.time()) - 57)
+    with router.anonymous(headers={"Authorization": "Bearer " + token}) as client:
+        answer = client.post(box.base + "/exec", json={"command": "sleep 6; echo done"})
+        assert (answer.status_code, answer.json()["stdout"]) == (200, "done\n")
+        error_of(client.get(box.base), 401)
+    box.remove()

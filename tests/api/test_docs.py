@@ -11,7 +11,7 @@ import pytest
 
 from harness import BINARY, ROOT, Router, clean_environment
 
-DOCUMENTS = ["README.md", "docs/getting-started.md", "docs/api.md", "docs/configuration.md", "docs/troubleshooting.md"]
+DOCUMENTS = ["README.md", "docs/getting-started.md", "docs/api.md", "docs/configuration.md", "docs/troubleshooting.md", "docs/security.md"]
 URL = re.compile(r"(?:http://)?localhost:8081")
 
 

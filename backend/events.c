@@ -12,10 +12,13 @@
 
 #define WAITING_MAX   4096
 #define PRUNE_EVERY_S 60
+#define RETRY_S       1
+#define ATTEMPTS      120 /* two minutes of a store that is away */
 
 struct waiting {
     struct waiting *next;
     json_t *object;
+    int attempts;
 };
 
 struct events {
@@ -26,6 +29,7 @@ struct events {
     struct waiting *first, **last;
     size_t count;
     bool stopping;
+    bool gave_up; /* this thread's */
     bool prune;
     bool written; /* since the last pruning */
 };
@@ -58,10 +62,46 @@ static void prune(struct events *e) {
     }
 }
 
-static void write_one(struct events *e, json_t *object) {
+/* False: the store does not answer now. What it refuses is logged and done with. */
+static bool write_one(struct events *e, const json_t *object) {
     cleanup_error struct error err = {0};
-    if (!e->store->ops->create(e->store, KIND_EVENT, object, NULL, &err))
-        log_warn("event not written", "reason", json_str_at(object, "reason"), "why", err.message, NULL);
+    if (e->store->ops->create(e->store, KIND_EVENT, object, NULL, &err)) return true;
+    /* An answer that was lost: it is there. */
+    if (err.code && strcmp(err.code, ERR_ALREADY_EXISTS) == 0) return true;
+    if (err.status == 429 || err.status >= 500) return false;
+    log_warn("event not written", "reason", json_str_at(object, "reason"), "why", err.message, NULL);
+    return true;
+}
+
+/* Until then, or until we stop. With the lock. */
+static void pause_for(struct events *e, int seconds) {
+    struct timespec until;
+    clock_gettime(CLOCK_MONOTONIC, &until);
+    until.tv_sec += seconds;
+    while (!e->stopping && pthread_cond_timedwait(&e->wake, &e->lock, &until) == 0)
+        ;
+}
+
+/* Writes the first of those that wait. With the lock, which is given up meanwhile. */
+static void write_first(struct events *e) {
+    struct waiting *w = e->first; /* only this thread takes it out */
+    pthread_mutex_unlock(&e->lock);
+    bool done = !e->gave_up && write_one(e, w->object);
+    pthread_mutex_lock(&e->lock);
+    if (!done && !e->stopping && ++w->attempts < ATTEMPTS) {
+        pause_for(e, RETRY_S);
+        return;
+    }
+    e->gave_up = e->stopping && !done; /* the end does not wait for each of the others */
+    if (!done)
+        log_warn("event not written: the store does not answer", "reason", json_str_at(w->object, "reason"),
+                 NULL);
+    e->first = w->next;
+    if (!e->first) e->last = &e->first;
+    e->count--;
+    e->written = e->prune;
+    json_decref(w->object);
+    free(w);
 }
 
 static void *run(void *arg) {
@@ -69,17 +109,8 @@ static void *run(void *arg) {
     int64_t prune_at = monotonic_ms() + PRUNE_EVERY_S * 1000;
     pthread_mutex_lock(&e->lock);
     for (;;) {
-        struct waiting *w = e->first;
-        if (w) {
-            e->first = w->next;
-            if (!e->first) e->last = &e->first;
-            e->count--;
-            pthread_mutex_unlock(&e->lock);
-            write_one(e, w->object);
-            json_decref(w->object);
-            free(w);
-            pthread_mutex_lock(&e->lock);
-            e->written = e->prune;
+        if (e->first) {
+            write_first(e);
             continue;
         }
         if (e->stopping) break;

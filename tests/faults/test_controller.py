@@ -215,6 +215,8 @@ def test_W4_the_apiserver_is_away_for_20_seconds_while_sandboxes_are_made(api, c
     for name in ("before", "meanwhile"):
         reach(api, name, "Running", 40)
         made_once(api, name)
+        # Events come late rather than never: others act on them.
+        wait_for(lambda n=name: {"Creating", "Running"} <= set(reasons(api, n)), 10, what="events")
         assert "Error" not in reasons(api, name)
     assert controller.process.poll() is None
 
@@ -243,6 +245,15 @@ def test_a_lost_answer_to_the_status_is_no_second_event_storm(api, controller):
     reach(api, "box", "Running", 40)
     time.sleep(0.5)
     assert reasons(api, "box").count("Running") <= 1
+
+
+def test_an_event_whose_answer_is_lost_is_there_once(api, controller):
+    api.on("POST", "/events", cut(5), times=2)
+    make(api, "box")
+    reach(api, "box", "Running")
+    wait_for(lambda: {"Creating", "Running"} <= set(reasons(api, "box")), 10)
+    time.sleep(1.5)
+    assert sorted(reasons(api, "box")) == ["Creating", "Running"]
 
 
 def test_refusals_that_stay_are_errors_that_say_why(api, controller):

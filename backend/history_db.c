@@ -6,7 +6,7 @@
 #include <stdio.h>
 #include <string.h>
 
-#define SCHEMA_VERSION  1
+#define SCHEMA_VERSION  2
 #define BUSY_TIMEOUT_MS 10000
 
 bool history_db_failed(struct history_db *db, const char *doing, struct error *err) {
@@ -86,8 +86,21 @@ static bool migrate_to_1(struct history_db *db, struct error *err) {
     return run(db, indexes, err);
 }
 
+/* A name for the file, and an order of events that is the same in the files of all replicas. */
+static bool migrate_to_2(struct history_db *db, struct error *err) {
+    return run(db,
+               "CREATE TABLE history_facts (name TEXT PRIMARY KEY, value TEXT NOT NULL);"
+               "INSERT INTO history_facts VALUES ('replica', lower(hex(randomblob(8))));"
+               "UPDATE sandbox_events SET event_key = lower(hex(randomblob(12))) WHERE event_key IS NULL;"
+               "DROP INDEX IF EXISTS events_by_time; DROP INDEX IF EXISTS events_by_sandbox;"
+               "CREATE INDEX events_by_time ON sandbox_events (ts, event_key);"
+               "CREATE INDEX events_by_sandbox ON sandbox_events (sandbox_id, ts, event_key);",
+               err);
+}
+
 /* The i-th brings a file of version i to version i + 1. */
-static bool (*const migrations[SCHEMA_VERSION])(struct history_db *, struct error *) = {migrate_to_1};
+static bool (*const migrations[SCHEMA_VERSION])(struct history_db *, struct error *) = {migrate_to_1,
+                                                                                        migrate_to_2};
 
 static bool migrate(struct history_db *db, struct error *err) {
     /* Another Router may be doing the same. */
@@ -130,7 +143,8 @@ static bool open_for_writing(struct history_db *db, struct error *err) {
            prepare(
                db,
                "INSERT OR IGNORE INTO sandbox_events (ts, sandbox_id, sandbox_name, namespace, phase, reason,"
-               " message, type, event_key) VALUES (?1, ?2, ?2, ?3, ?4, ?5, ?6, ?7, ?8)",
+               " message, type, event_key) VALUES (?1, ?2, ?2, ?3, ?4, ?5, ?6, ?7,"
+               " coalesce(?8, lower(hex(randomblob(12)))))",
                &db->add_event, err);
 }
 
@@ -145,6 +159,16 @@ static bool make_file(const char *path, struct error *err) {
     return true;
 }
 
+static bool read_name(struct history_db *db, struct error *err) {
+    sqlite3_stmt *stmt = NULL;
+    bool ok = sqlite3_prepare_v2(db->sqlite, "SELECT value FROM history_facts WHERE name = 'replica'", -1,
+                                 &stmt, NULL) == SQLITE_OK &&
+              sqlite3_step(stmt) == SQLITE_ROW;
+    if (ok) snprintf(db->replica, sizeof db->replica, "%s", (const char *)sqlite3_column_text(stmt, 0));
+    sqlite3_finalize(stmt);
+    return ok || history_db_failed(db, "read", err);
+}
+
 struct history_db *history_db_open(const char *path, bool read_only, struct error *err) {
     if (!read_only && !make_file(path, err)) return NULL;
     struct history_db *db = xcalloc(1, sizeof *db);
@@ -157,6 +181,7 @@ struct history_db *history_db_open(const char *path, bool read_only, struct erro
         sqlite3_busy_timeout(db->sqlite, BUSY_TIMEOUT_MS);
     }
     if (ok && !read_only) ok = open_for_writing(db, err);
+    if (ok) ok = read_name(db, err);
     if (ok) return db;
     history_db_close(db);
     return NULL;

@@ -51,10 +51,14 @@ bool history_db_prune(struct history_db *db, const char *before, int most, int *
 /* Bytes in use: the file without its free pages. */
 int64_t history_db_size(struct history_db *db);
 
-/* The newest first: an array of the objects that GET /audit/events shows, a new reference. *cursor: of the
- * next page, malloc'ed, or NULL when there is none. NULL with 400 for a bad cursor. */
+/* The newest first: an array of the objects that GET /audit/events shows, a new reference. Each has a
+ * `cursor`: the place after which a page may begin, in the files of all replicas. *cursor: of the next page,
+ * malloc'ed, or NULL when there is none. NULL with 400 for a bad cursor. */
 json_t *history_db_query(struct history_db *db, const struct history_filter *filter, char **cursor,
                          struct error *err);
+/* Which of two entries comes first on pages, by their cursors: below 0 = a. What is no cursor comes last.
+ * Pure. */
+int history_cursor_order(const char *a, const char *b);
 /* The plan of the queries that a filter leads to, one step a line, malloc'ed: for tests. */
 char *history_db_plan(struct history_db *db, const struct history_filter *filter);
 

@@ -8,6 +8,7 @@
 struct history_db {
     sqlite3 *sqlite;
     char *path;
+    char replica[33]; /* names this file among those of other replicas */
     sqlite3_stmt *add_action, *add_event;
 };
 

@@ -1,6 +1,7 @@
 /* GET /audit/events: http-api-extended.md 8.1, with filters and pages. */
 #include "common/units.h"
 #include "router/audit.h"
+#include "router/audit_peers.h"
 #include "router/handlers.h"
 #include "router/router.h"
 
@@ -9,6 +10,9 @@
 #define LIMIT_DEFAULT 1000
 #define LIMIT_MAX     5000
 #define FLUSH_MS      2000
+/* Each holds a worker while others work for it: so few that replicas cannot wait for each other in a circle.
+ */
+#define QUESTIONS_MAX 3
 
 /* The first of two names that the query has, "" counting as absent. */
 static const char *query_text(struct request *r, const char *name, const char *also) {
@@ -93,22 +97,45 @@ static json_t *events_of_store(struct request *r, const struct history_filter *f
     return out;
 }
 
+/* Whether other Routers may know more: they have all Events that we have. */
+static bool has_peers(struct request *r, const struct history_filter *f) {
+    const char *scope = query_text(r, "scope", NULL);
+    return r->router->history && r->router->config->history_peers[0] &&
+           (!scope || strcmp(scope, "local") != 0) && (!f->kind || strcmp(f->kind, "action") == 0);
+}
+
+static bool ask_peers(struct request *r, const struct history_filter *f, json_t *events, char **cursor,
+                      json_t *missing, struct error *err) {
+    if (!has_peers(r, f)) return true;
+    _Atomic int *questions = &r->router->history_questions;
+    bool ok = atomic_fetch_add(questions, 1) < QUESTIONS_MAX;
+    if (ok) {
+        audit_ask_peers(r, events, f->limit, cursor, missing);
+    } else {
+        error_set(err, 503, "busy", "other questions to the histories of all replicas are being answered");
+        err->retry_after = 1;
+    }
+    atomic_fetch_sub(questions, 1);
+    return ok;
+}
+
 void audit_events(struct request *r) {
     cleanup_error struct error err = {0};
     struct history_filter filter = {0};
     struct history *history = r->router->history;
     cleanup_free char *cursor = NULL;
-    json_t *events = NULL;
+    cleanup_json json_t *events = NULL, *missing = json_array();
     if (read_filter(r, &filter, &err)) {
         /* What was answered before this question was asked is in its answer. */
         if (history) history_flush(history, FLUSH_MS);
         events = history ? history_query(history, &filter, &cursor, &err) : events_of_store(r, &filter);
     }
-    if (!events) {
+    if (!events || !ask_peers(r, &filter, events, &cursor, missing, &err)) {
         reply_error(r, &err);
         return;
     }
-    json_t *body = json_pack("{s:o}", "events", events);
+    json_t *body = json_pack("{s:O}", "events", events);
+    if (json_array_size(missing) > 0) json_object_set(body, "missing", missing);
     if (cursor) json_object_set_new(body, "continue", json_string(cursor));
     reply_json(r, 200, body);
 }

@@ -74,6 +74,8 @@ static const struct flag flags[] = {
     {"history-db", FLAG_STRING, AT(history_db), "STORAGE_SQLITE_PATH", "", "FILE",
      "SQLite file for the history of what is done; 'none' = keep none (default: history.db in --state-dir; "
      "kubernetes: none)"},
+    {"history-peers", FLAG_STRING, AT(history_peers), "AGENTTIER_HISTORY_PEERS", "", "HOST:PORT,...",
+     "other replicas, whose histories are asked too; all addresses of each name count, our own is left out"},
     {"history-retention", FLAG_STRING, AT(history_retention), "AGENTTIER_HISTORY_RETENTION", "2160h", "TIME",
      "older entries of the history are deleted; 0 = never"},
     {"history-max-size", FLAG_STRING, AT(history_max_size), "AGENTTIER_HISTORY_MAX_SIZE", "1Gi", "QUANTITY",

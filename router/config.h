@@ -32,7 +32,8 @@ struct config {
     int64_t api_key_max_lifetime_ms; /* --api-key-max-lifetime, 0 = any */
     const char *history_db;          /* --history-db: a file, "none", or "" = by backend */
     const char *history_retention, *history_max_size;
-    bool policy_fail_closed; /* --policy-fail-closed */
+    const char *history_peers; /* --history-peers: HOST:PORT, ... */
+    bool policy_fail_closed;   /* --policy-fail-closed */
     bool dev_auth;
     int threads; /* --threads: event loops, default = cores */
     enum log_level log_level;

@@ -25,6 +25,7 @@ struct router {
     struct governance *governance; /* policies in force */
     struct quota *quota;
     struct history *history;                  /* NULL = none is kept */
+    _Atomic int history_questions;            /* to other replicas, under way: audit_api.c bounds them */
     struct bearer *bearer;                    /* tokens of issuers and service accounts */
     struct rate_limiter *rate_limiter;        /* NULL = off */
     _Atomic int64_t exec_output_bytes;        /* held by all execs under way: exec.c bounds it */

@@ -281,6 +281,7 @@ const struct route routes[] = {
      "failed or aborted\","
      " \"requestId\": \"string: X-Request-ID\", \"since\": \"string: RFC 3339, included\", \"until\": "
      "\"string: RFC 3339\","
+     " \"scope\": \"string: local = of this replica only\","
      " \"limit\": \"integer: at most so many, 1 to 5000, default 1000\", \"continue\": \"string: cursor of "
      "the previous"
      " page\"}, \"responses\": {\"200\": \"AuditEventList\", \"400\": \"Error\"}}"},

@@ -369,6 +369,47 @@ START_TEST(bad_cursors) {
 }
 END_TEST
 
+START_TEST(order_of_cursors) {
+    struct place p;
+    place_make(&p);
+    struct history_db *db = history_db_open(p.path, false, NULL);
+    ck_assert(history_db_begin(db, NULL));
+    for (int i = 0; i < 40; i++) {
+        char text[64], key[32];
+        struct history_entry e = action(i / 10, text);
+        ck_assert(history_db_add(db, &e, NULL));
+        snprintf(key, sizeof key, "uid-%02d/|x", i * 7 % 40);
+        struct history_entry event = {.is_event = true,
+                                      .sandbox = "box",
+                                      .namespace = "ns",
+                                      .reason = "R",
+                                      .message = "",
+                                      .type = "",
+                                      .phase = "",
+                                      .key = key};
+        memcpy(event.ts, e.ts, sizeof e.ts);
+        ck_assert(history_db_add(db, &event, NULL));
+    }
+    ck_assert(history_db_commit(db, NULL));
+    char *next = NULL;
+    cleanup_json json_t *all = history_db_query(db, &everything, &next, NULL);
+    ck_assert_uint_eq(json_array_size(all), 80);
+    for (size_t i = 0; i < 80; i++) {
+        for (size_t j = 0; j < 80; j++) {
+            int order = history_cursor_order(json_str_at(json_array_get(all, i), "cursor"),
+                                             json_str_at(json_array_get(all, j), "cursor"));
+            ck_assert_msg((i < j) == (order < 0) && (i == j) == (order == 0), "%zu %zu %d", i, j, order);
+        }
+    }
+    const char *any = json_str_at(json_array_get(all, 0), "cursor");
+    ck_assert_int_lt(history_cursor_order(any, "nonsense"), 0);
+    ck_assert_int_gt(history_cursor_order("", any), 0);
+    ck_assert_int_eq(history_cursor_order("x", "y"), 0);
+    history_db_close(db);
+    place_remove(&p);
+}
+END_TEST
+
 START_TEST(retention) {
     struct place p;
     place_make(&p);
@@ -406,4 +447,4 @@ END_TEST
 RUN_TESTS("history", W93_what_was_flushed_is_there_after_reopening, events_are_written_once,
           W93_the_queue_is_bounded_and_light_entries_leave_room, W93_killed_between_commits,
           many_threads_add_and_read, migrations, files_that_cannot_be_used, W93_queries_use_indexes,
-          pages_lose_and_repeat_nothing, bad_cursors, retention)
+          pages_lose_and_repeat_nothing, bad_cursors, order_of_cursors, retention)

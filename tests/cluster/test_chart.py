@@ -238,7 +238,12 @@ def test_a_history_for_each_replica_or_one_that_stays():
     (volume,) = [v for v in deployment["template"]["spec"]["volumes"] if v["name"] == "history"]
     assert volume["ephemeral"]["volumeClaimTemplate"]["spec"]["resources"]["requests"]["storage"] == "2Gi"
     assert "--history-db=/var/lib/agenttier/agenttier.db" in arguments(template(VALUES["everything"]))
+    # each is asked for all of them
+    peers = one(template(VALUES["everything"]), "Service", "agenttier-router-peers")["spec"]
+    assert peers["clusterIP"] == "None" and peers["ports"] == [{"name": "http", "port": 8080, "targetPort": "http"}]
+    assert any(a.startswith("--history-peers=agenttier-router-peers.") and a.endswith(".svc:8080") for a in arguments(template(VALUES["everything"])))
     objects = template(VALUES["a history that stays"])
+    assert not any("history-peers" in a for a in arguments(objects))
     assert one(objects, "PersistentVolumeClaim", "agenttier-router-storage")
     assert one(objects, "Deployment", "agenttier-router")["spec"]["strategy"] == {"type": "Recreate"}
     assert "router.replicas=1" in template({"optional": {"storage": {"enabled": True, "persistent": True}}}, check=False)

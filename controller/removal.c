@@ -102,7 +102,8 @@ static bool remove_key_record(struct pass *p) {
         err.status != 404) {
         log_warn("whether a sandbox has a scoped key is not known", "namespace", p->who.namespace, "sandbox",
                  p->who.name, "why", err.message, NULL);
-        return false;
+        /* Who may not look will not be able to later: the sandbox goes, its record may stay. */
+        return err.status == 403;
     }
     error_clear(&err);
     cleanup_buffer struct buffer key = {0};

@@ -268,6 +268,14 @@ def test_refusals_that_stay_are_errors_that_say_why(api, controller):
     assert "exceeded quota" in state(api, "second")["message"]
 
 
+def test_2_7_missing_rights_on_secrets_hang_no_deletion(api, controller):
+    api.forbidden.add(("*", "secrets"))
+    make(api, "box")
+    reach(api, "box", "Running")
+    httpx.delete(f"{api.url}/apis/agenttier.io/v1alpha1/namespaces/default/sandboxes/box")
+    wait_for(lambda: not api.get("sandboxes", "box", "default"), 5)
+
+
 def test_S23_lies_and_nonsense_do_not_end_it(api, controller):
     api.on("POST", "/persistentvolumeclaims", body(b"{\"kind\":\"Pod\",\"metadata\":[]}", 201), times=1)
     api.on("POST", "/networkpolicies", body(b"\xff\xfe not json", 201), times=1)

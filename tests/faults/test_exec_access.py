@@ -363,6 +363,16 @@ def test_exec_I16_a_silent_stream_is_found(one):
     assert r.error["code"] == "sandbox_timeout" and r.took < 70
 
 
+@pytest.mark.slow
+def test_exec_I16_pings_that_nobody_answers(one, mark):
+    one.faults = {"no_pong": True}
+    r = execute(one, f"sleep {mark}")
+    assert r.error["code"] == "sandbox_timeout" and 55 < r.took < 75
+    assert one.sockets[0].pings > 8
+    one.faults = {}
+    wait_gone(mark)
+
+
 # ---- Kept commands ----
 
 

@@ -68,13 +68,19 @@ static bool decode_data(const json_t *secret, const char *name, struct buffer *o
     return text && base64_decode(slice_of(text), out);
 }
 
+static bool is_hash(struct slice s) {
+    for (size_t i = 0; i < s.len; i++)
+        if (!((s.ptr[i] >= '0' && s.ptr[i] <= '9') || (s.ptr[i] >= 'a' && s.ptr[i] <= 'f'))) return false;
+    return s.len == SHA256_HEX_LEN;
+}
+
 json_t *key_record_read(const json_t *secret) {
     const char *purpose = json_string_value(json_object_get(json_at(secret, "metadata.labels"), KEY_PURPOSE));
     const char *id = json_str_at(secret, "metadata.name");
     cleanup_buffer struct buffer hash = {0}, text = {0};
     if (!purpose || strcmp(purpose, "api-key") != 0) return NULL;
     if (!decode_data(secret, "keyHash", &hash) || !decode_data(secret, "record", &text)) return NULL;
-    if (hash.len != SHA256_HEX_LEN || strncmp(id, KEY_ID_PREFIX, strlen(KEY_ID_PREFIX)) != 0) return NULL;
+    if (!is_hash(buffer_slice(&hash)) || strncmp(id, KEY_ID_PREFIX, strlen(KEY_ID_PREFIX)) != 0) return NULL;
     /* Keys are found by their id, so an id that is not the hash's would never be found. */
     id += strlen(KEY_ID_PREFIX);
     if (strlen(id) != KEY_ID_HEX || memcmp(id, hash.data, KEY_ID_HEX) != 0) return NULL;

@@ -27,7 +27,7 @@ struct token_cache {
 };
 
 struct token_digest token_digest_of(struct slice token) {
-    struct token_digest digest;
+    struct token_digest digest = {0};
     sha256_bytes(token, digest.bytes);
     return digest;
 }

@@ -101,6 +101,7 @@ def test_3_2_an_api_key_wins_over_a_token(router, issuer):
         assert error_of(client.get(ME, headers={**both, "X-API-Key": "bad"}), 401)["error"] == "invalid_api_key"  # vector 4
 
 
+@pytest.mark.tsan
 def test_3_4_a_body_waits_for_nothing_else(router, issuer):
     """With a token that nobody has seen, bodies of every framing arrive whole."""
     for body, options in ((b'{"name": "k"}', {}), (b"", {}), (iter([b'{"na', b'me": "k"}']), {}), (b'{"name": "k"}', {"headers": {"Expect": "100-continue"}})):
@@ -305,6 +306,7 @@ def test_S07_old_keys_survive_a_failed_refresh(name):
             assert 'agenttier_oidc_refresh_failures_total{issuer="%s"} 0' % issuer.url not in client.get("/metrics").text
 
 
+@pytest.mark.tsan
 def test_W24_a_new_key_is_taken_at_once_and_an_old_one_dropped():
     old, new = Key("RSA", "old"), Key("P-256", "new")
     with Issuer([old]) as issuer, Router(*flags(issuer), keys=("u1",)) as router:
@@ -316,6 +318,7 @@ def test_W24_a_new_key_is_taken_at_once_and_an_old_one_dropped():
         refused(router, token)  # also what was remembered of it
 
 
+@pytest.mark.tsan
 def test_S07_a_slow_issuer_delays_nobody_else():
     with Issuer() as issuer, Router(*flags(issuer), "--threads=1", keys=("u1",)) as router, router.client("u1") as client:
         loaded(router)
@@ -336,6 +339,7 @@ def test_S07_a_slow_issuer_delays_nobody_else():
         assert set(answers) == {401}
 
 
+@pytest.mark.tsan
 def test_S07_client_goes_away_while_its_token_is_checked():
     """And the Router ends cleanly with such checks under way."""
     from harness import Raw

@@ -144,6 +144,7 @@ static void prepare_process(const struct config *config) {
     sigaddset(&signals, SIGINT);
     pthread_sigmask(SIG_BLOCK, &signals, NULL);
     signal(SIGPIPE, SIG_IGN);
+    prctl(PR_SET_DUMPABLE, 0);
     /* Eight for waiting work, and those that check tokens (router/verification.c). */
     char workers[16];
     long loops = config->threads > 0 ? config->threads : sysconf(_SC_NPROCESSORS_ONLN);

@@ -1,13 +1,17 @@
 """API keys and the caller: http-api.md 2.15, 2.16 and 3.3."""
 
 import concurrent.futures
+import os
+import pathlib
 import re
+import shutil
 import subprocess
+import tempfile
 import time
 
 import pytest
 
-from harness import BINARY, WRAP, Router, clean_environment, error_of, wait_for
+from harness import BINARY, WRAP, Router, clean_environment, error_of, free_port, wait_for
 
 API = "/api/v1"
 RFC3339 = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d{1,9})?(Z|[+-]\d\d:\d\d)$")
@@ -217,6 +221,27 @@ def test_S29_keys_are_not_in_the_state(keyed):
     assert text
     for key in keyed.keys.values():
         assert key.encode() not in text
+
+
+def test_S29_memory_is_not_for_others_of_the_same_user():
+    """No core, no debugger of the same user's: the kernel gives the files of such a process to root."""
+    user = 65534 if os.getuid() == 0 else os.getuid()
+    tmp_path = pathlib.Path(tempfile.mkdtemp(prefix="at-s29-", dir="/tmp"))
+    tmp_path.chmod(0o755)
+    (state := tmp_path / "state").mkdir()
+    os.chown(state, user, -1)
+    port = free_port()
+    with open(tmp_path / "log", "wb") as log, subprocess.Popen(
+            [*WRAP, str(BINARY), "--dev-auth", f"--state-dir={state}", f"--listen-addr=127.0.0.1:{port}"], stdout=log, stderr=log,
+            env=clean_environment(), cwd="/", user=user if os.getuid() == 0 else None) as process:
+        try:
+            wait_for(lambda: process.poll() is not None or b"serving" in (tmp_path / "log").read_bytes(), 20, what="the Router")
+            assert process.poll() is None, (tmp_path / "log").read_text()
+            assert os.stat(f"/proc/{process.pid}/status").st_uid == 0
+            assert f"Uid:\t{user}\t" in open(f"/proc/{process.pid}/status", encoding="ascii").read()
+        finally:
+            process.terminate()
+    shutil.rmtree(tmp_path)
 
 
 def test_S29_state_is_private(keyed):

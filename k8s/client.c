@@ -142,11 +142,22 @@ void k8s_client_counts(struct k8s_client *client, uint64_t *calls, uint64_t *fai
 
 struct call {
     const char *method, *path, *content_type, *body, *what;
+    size_t sent; /* of the body */
     struct buffer answer;
     long status;
     int retry_after;
     char why[CURL_ERROR_SIZE];
 };
+
+/* A function and not the text itself: libcurl repeats a request on a new connection when a kept one is closed
+ * without an answer, but not one whose body it cannot have again. What was sent may have been done. */
+static size_t give_body(char *out, size_t size, size_t count, void *ctx) {
+    struct call *call = ctx;
+    size_t left = strlen(call->body + call->sent), n = size * count < left ? size * count : left;
+    memcpy(out, call->body + call->sent, n);
+    call->sent += n;
+    return n;
+}
 
 static size_t on_data(char *data, size_t size, size_t count, void *ctx) {
     struct call *call = ctx;
@@ -168,14 +179,21 @@ static bool exchange(struct k8s_client *client, struct call *call) {
     curl_easy_setopt(t->easy, CURLOPT_WRITEFUNCTION, on_data);
     curl_easy_setopt(t->easy, CURLOPT_WRITEDATA, call);
     if (call->body) {
+        call->sent = 0;
+        curl_easy_setopt(t->easy, CURLOPT_POST, 1L);
+        curl_easy_setopt(t->easy, CURLOPT_CUSTOMREQUEST, call->method);
         curl_easy_setopt(t->easy, CURLOPT_POSTFIELDSIZE, (long)strlen(call->body));
-        curl_easy_setopt(t->easy, CURLOPT_POSTFIELDS, call->body);
+        curl_easy_setopt(t->easy, CURLOPT_READFUNCTION, give_body);
+        curl_easy_setopt(t->easy, CURLOPT_READDATA, call);
     }
     CURLcode code = curl_easy_perform(t->easy);
     call->status = t->status;
     call->retry_after = t->retry_after;
     snprintf(call->why, sizeof call->why, "%s",
-             code == CURLE_WRITE_ERROR ? "its answer is above 16 MiB" : transfer_why(t, code));
+             code == CURLE_WRITE_ERROR ? "its answer is above 16 MiB"
+             : code == CURLE_SEND_FAIL_REWIND
+                 ? "the connection was closed before the answer; it may have been done"
+                 : transfer_why(t, code));
     transfer_done(t);
     give_back(client, t);
     return code == CURLE_OK;

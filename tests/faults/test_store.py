@@ -7,7 +7,7 @@ import time
 
 import pytest
 from cluster_router import CR, ClusterRouter, sandbox, template
-from fake_apiserver import FakeApiserver, body, cut, delay, hang, raw, reset, status
+from fake_apiserver import FakeApiserver, Gone, body, cut, delay, hang, raw, reset, status
 from harness import error_of, wait_for
 
 LISTS = rf"{CR}/sandboxes\?limit"
@@ -378,6 +378,27 @@ def test_W37_a_refused_write_is_a_typed_error_with_its_reason(api, router, actio
 def test_a_refusal_passes_the_apiservers_own_words_on(api, router):
     api.quota = "compute, requested: count/sandboxes=1, used: 3, limited: 3"
     assert "used: 3, limited: 3" in error_of(router.create("x"), 403)["error"]
+
+
+@pytest.mark.parametrize("method, call", [
+    ("POST", lambda c: c.post("/api/v1/sandboxes", json={"name": "b", "templateRef": {"name": "t"}})),
+    ("PATCH", lambda c: c.post("/api/v1/sandboxes/a/ports", json={"port": 8000})),
+    ("DELETE", lambda c: c.delete("/api/v1/sandboxes/a")),
+])
+def test_I31_a_write_without_an_answer_is_not_sent_again(api, router, method, call):
+    """Over a connection that was used before: HTTP clients repeat a request there by themselves."""
+    def unheard(api, request, connection):
+        api.work(request)
+        raise Gone
+
+    with router.client() as client:
+        router.create("a", client)
+        before = len(api.asked(method, "/sandboxes"))
+        api.on(method, "/sandboxes", unheard)
+        answer = call(client)
+        sent = api.asked(method, "/sandboxes")[before:]
+        assert len({(r.target, r.body) for r in sent}) == len(sent), [r.target for r in sent]
+        assert answer.status_code in (201, 204, 503), answer.text
 
 
 def test_429_with_a_short_retry_after_is_waited_for(api, router):

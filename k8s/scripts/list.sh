@@ -6,33 +6,18 @@ present "$p"
 ours "$p"
 [ -r "$p" ] || fail permission_denied
 CDPATH='' cd -- "$p" || exit 1
-one() {
-    [ $# -eq 1 ] && [ ! -e "$1" ] && [ ! -L "$1" ] && return
-    while [ $# -gt 0 ]; do
-        printf '%s\0' "$1"
-        shift
-    done
-}
+# The names are found once, so that all three parts are of the same. A pattern that matches nothing stands for
+# itself, and goes as a name without attributes does.
+set -- ./.[!.]* ./..?* ./*
 echo +
-one ./.[!.]*
-one ./..?*
-one ./*
+for f in "$@"; do printf '%s\0' "$f"; done
 printf '\0'
-two() {
-    [ $# -eq 1 ] && [ ! -e "$1" ] && [ ! -L "$1" ] && return
-    attributes "$@"
-}
-two ./.[!.]*
-two ./..?*
-two ./*
+attributes "$@"
 printf '\0'
-links() {
-    for f in "$@"; do
-        [ -L "$f" ] || continue
-        t=$(readlink -- "$f" 2>/dev/null && echo x) || continue
-        t=${t%?x}
-        printf '%s\0%s\0' "$f" "$t"
-    done
-}
-links ./.[!.]* ./..?* ./*
+for f in "$@"; do
+    [ -L "$f" ] || continue
+    t=$(readlink -- "$f" 2>/dev/null && echo x) || continue
+    t=${t%?x}
+    printf '%s\0%s\0' "$f" "$t"
+done
 printf '\0'

@@ -153,7 +153,7 @@ size_t tls_stream_write(struct tls_stream *s, const char *data, size_t len) {
         taken += n;
         flush(s);
     }
-    if (taken < len) s->short_write = true;
+    if (taken < len || tls_stream_room(s) == 0) s->short_write = true;
     update_interest(s);
     return taken;
 }

@@ -17,7 +17,8 @@ struct tls_stream;
 struct tls_stream_events {
     void (*on_connected)(void *ctx);
     void (*on_readable)(void *ctx); /* tls_stream_read has bytes or the end */
-    void (*on_writable)(void *ctx); /* there is room again after a write that was not taken whole */
+    void (*on_writable)(
+        void *ctx); /* there is room again after a write that was not taken whole or left none */
     /* 503 unavailable, 504 sandbox_timeout; nothing follows. Not from within tls_stream_open. */
     void (*on_error)(void *ctx, const struct error *err);
 };
@@ -29,7 +30,7 @@ struct tls_stream *tls_stream_open(uv_loop_t *loop, const char *host, uint16_t p
 /* > 0 bytes, 0 = nothing now, -1 = the end (also of a connection that was cut: what flows must tell
  * its own end). */
 ssize_t tls_stream_read(struct tls_stream *s, char *out, size_t len);
-/* Takes what there is room for. Less than len: on_writable follows. */
+/* Takes what there is room for. Less than len, or no room left: on_writable follows. */
 size_t tls_stream_write(struct tls_stream *s, const char *data, size_t len);
 size_t tls_stream_room(const struct tls_stream *s);
 void tls_stream_pause(struct tls_stream *s);  /* no on_readable */

@@ -248,6 +248,7 @@ static void on_ping(uv_timer_t *timer) {
         wslay_event_queue_msg(w->frames, &ping);
     }
     flush(w);
+    tell_room(w);
 }
 
 /* ---- The upgrade ---- */

@@ -118,7 +118,7 @@ static bool put_end(struct exec_stream *s, struct error *err) {
 }
 
 static void flush(struct exec_stream *s) {
-    if (s->done || !s->open) return;
+    if (s->done || !s->open || !s->exec) return;
     if (s->pending.len) {
         size_t n = pod_exec_write(s->exec, s->pending.data, s->pending.len);
         if (s->done) return;
@@ -248,7 +248,8 @@ void exec_give(struct exec_stream *s, int channel, const char *data, size_t len)
 static size_t stream_write(struct access_stream *stream, const char *data, size_t len) {
     struct exec_stream *s = stream_of(stream);
     cleanup_error struct error err = {0};
-    if (exec_over(s) || s->finished || s->deferred.status) return len;
+    /* Without a connection the command is over, and only its tree is still being ended. */
+    if (exec_over(s) || !s->exec || s->finished || s->deferred.status) return len;
     if (s->has_size && len > s->declared - s->written) {
         error_set(&err, 400, ERR_BAD_REQUEST, "the input is longer than was declared");
         fail_later(s, &err);
@@ -293,7 +294,7 @@ static void stream_pause(struct access_stream *stream) {
     struct exec_stream *s = stream_of(stream);
     if (exec_over(s) || s->paused) return;
     s->paused = true;
-    if (s->open) pod_exec_pause(s->exec);
+    if (s->open && s->exec) pod_exec_pause(s->exec);
     progress(s);
 }
 

@@ -1,6 +1,7 @@
 /* Commands over pods/exec (http-api.md 2.8): run, kept, looked up, ended. The exit code of a command that
  * this stream runs is the status channel's (lessons I6); only when background children hold its output, so
  * that no status comes, the mark of the script that waited for it tells. */
+#include "k8s/exec_channels.h"
 #include "k8s/exec_stream.h"
 
 #include <stdio.h>
@@ -295,6 +296,12 @@ static void on_command_end(struct exec_stream *s, int exit_code) {
         exec_fail(s, &err);
         return;
     }
+    /* The script ends both streams with a mark, unless a signal ended it. */
+    if (s->started && exit_code < 128 && !(s->marks[0].ended && s->marks[1].ended)) {
+        exec_fail_with(s, 502, ERR_EXEC_OUTCOME_UNKNOWN,
+                       "the command has ended, but not all of its output came");
+        return;
+    }
     s->code = exit_code;
     settle(s);
 }
@@ -337,7 +344,7 @@ static void on_keep_end(struct exec_stream *s, int exit_code) {
     }
     flush_marks(s);
     if (exec_over(s)) return;
-    if (!s->marks[0].ended || !exec_ended(s->marks[0].tail, &ended) || ended.ms < 0) {
+    if (!s->marks[0].ended || !s->marks[1].ended || !exec_ended(s->marks[0].tail, &ended) || ended.ms < 0) {
         exec_fail_with(s, 502, "exec_outcome_unknown", "the sandbox lost the command's outcome");
         return;
     }

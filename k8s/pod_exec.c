@@ -7,7 +7,9 @@
 
 #include <stdio.h>
 
-#define LINGER_MS 2000 /* after the status, for output and for the peer's close */
+/* After the status and what came behind it, for more output and for the peer's close: the streams of a
+ * command are copied one beside the other on the way, so its output may be behind (lessons I11). */
+#define LINGER_MS 10000
 
 /* Both are offered at once: an apiserver that has no v5 passes the request on to the node, which
  * takes the first that it knows. Alone, v4 is for those that refuse whatever names v5. */
@@ -24,7 +26,7 @@ struct pod_exec {
     uv_timer_t linger;
     struct exec_channels channels;
     bool open, v5, finish, finish_sent, over, closed, told_status;
-    bool wants_room;
+    bool wants_room, paused;
 };
 
 static void on_linger_closed(uv_handle_t *handle) {
@@ -61,7 +63,8 @@ static void conclude(struct pod_exec *e) {
 }
 
 static void on_linger(uv_timer_t *timer) {
-    conclude(timer->data);
+    struct pod_exec *e = timer->data;
+    if (!e->paused) conclude(e); /* what a paused user does not take has not come yet */
 }
 
 static void send_finish(struct pod_exec *e) {
@@ -75,6 +78,7 @@ static void on_open(void *ctx, int protocol) {
     e->open = true;
     e->v5 = !e->old && protocol == 0;
     e->channels.v5 = e->v5;
+    if (e->paused) websocket_pause(e->socket);
     if (e->events.on_open) e->events.on_open(e->ctx, e->v5);
     if (e->over || e->closed) return;
     send_finish(e);
@@ -233,11 +237,15 @@ void pod_exec_resize(struct pod_exec *e, int columns, int rows) {
 }
 
 void pod_exec_pause(struct pod_exec *e) {
+    e->paused = true;
     if (!e->over && e->open) websocket_pause(e->socket);
 }
 
 void pod_exec_resume(struct pod_exec *e) {
-    if (!e->over && e->open) websocket_resume(e->socket);
+    e->paused = false;
+    if (e->over || !e->open) return;
+    websocket_resume(e->socket);
+    if (exec_channels_has_status(&e->channels)) uv_timer_start(&e->linger, on_linger, LINGER_MS, 0);
 }
 
 void pod_exec_close(struct pod_exec *e) {

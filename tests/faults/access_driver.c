@@ -5,6 +5,7 @@
 #include "k8s/exec_access.h"
 
 #include <errno.h>
+#include <poll.h>
 #include <stdio.h>
 
 #define IN_SIZE 60000
@@ -13,7 +14,7 @@ static struct driver {
     uv_loop_t loop;
     struct access_stream *stream;
     struct k8s_config *config;
-    uv_timer_t closer, reader;
+    uv_timer_t closer, reader, feeder;
     char in[IN_SIZE];
     size_t in_len, in_sent, rate;
     bool eof, gone;
@@ -31,6 +32,7 @@ static void end(int status) {
     access_close(steal_ptr(d.stream));
     uv_close((uv_handle_t *)&d.closer, NULL);
     uv_close((uv_handle_t *)&d.reader, NULL);
+    uv_close((uv_handle_t *)&d.feeder, NULL);
 }
 
 static void write_all(int fd, const char *data, size_t len) {
@@ -66,6 +68,13 @@ static void on_data(void *ctx, int channel, const char *data, size_t len) {
     uv_timer_start(&d.reader, resume, len * 1000 / d.rate + 1, 0);
 }
 
+static void feed(void *ctx);
+
+static void feed_later(uv_timer_t *timer) {
+    (void)timer;
+    feed(NULL);
+}
+
 static void feed(void *ctx) {
     (void)ctx;
     while (d.stream) {
@@ -75,6 +84,11 @@ static void feed(void *ctx) {
         }
         if (d.eof) {
             access_finish(d.stream);
+            return;
+        }
+        struct pollfd in = {0, POLLIN, 0};
+        if (poll(&in, 1, 0) == 0) { /* nothing to send yet */
+            uv_timer_start(&d.feeder, feed_later, 10, 0);
             return;
         }
         ssize_t n = read(0, d.in, sizeof d.in);
@@ -137,6 +151,7 @@ int main(int argc, char **argv) {
     uv_loop_init(&d.loop);
     uv_timer_init(&d.loop, &d.closer);
     uv_timer_init(&d.loop, &d.reader);
+    uv_timer_init(&d.loop, &d.feeder);
     if (argc > 6 && atoi(argv[6]) > 0) uv_timer_start(&d.closer, on_close_time, (uint64_t)atoi(argv[6]), 0);
     if (argc > 7) d.rate = (size_t)atoll(argv[7]);
     int op = op_of(argv[4]);

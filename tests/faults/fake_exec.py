@@ -212,6 +212,12 @@ current-context: fake
         except OSError:
             pass
 
+    @staticmethod
+    def _send_held(web, held, lose):
+        for channel, data in sorted(held.items()):
+            for at in range(0, len(data) - lose, 32768):
+                web.send(bytes([channel]) + data[at:min(at + 32768, len(data) - lose)])
+
     # ---- commands ----
 
     def _run(self, web, query, v5, fault):
@@ -261,8 +267,12 @@ current-context: fake
                 pass
 
         sent = [0]
+        held = {}  # of "status_first" and "lose": the output travels last, and not all of it
 
         def pump(pipe, channel):
+            if "status_first" in fault or "lose" in fault:
+                held[channel] = pipe.read()
+                return
             while True:
                 piece = os.read(pipe.fileno(), fault.get("piece", 32768))
                 time.sleep(fault.get("late_stdout", 0) if channel == 1 else 0)
@@ -292,7 +302,13 @@ current-context: fake
             web.conn.shutdown(socket.SHUT_RDWR)
             return
         try:
+            if "lose" in fault:
+                self._send_held(web, held, fault["lose"])
             web.send(b"\x03" + fault.get("status", status_of(code)))
+            if "status_first" in fault:
+                self._send_held(web, held, 0)
+                web.send(struct.pack(">H", 1000), 8)
+                gone.wait(60)  # closed with something unread it would take back what was sent
             if fault.get("never_close"):
                 time.sleep(30)
             web.send(struct.pack(">H", 1000), 8)

@@ -241,6 +241,40 @@ def test_exec_I11_all_output_comes(one):
     assert len(r.out) == 50000000 and r.err == b"end\n"
 
 
+def test_exec_I11_a_status_that_overtakes_the_output_ends_nothing(one):
+    """With a reader so slow that nothing moves for seconds on end."""
+    one.faults = {"status_first": True}
+    r = execute(one, "head -c 12000 /dev/zero; echo end >&2", 0, 1300)
+    assert len(r.out) == 12000 and r.err == b"end\n" and r.result["exitCode"] == 0 and r.took > 6
+
+
+@pytest.mark.parametrize("keep", [False, True])
+def test_exec_I11_output_that_is_lost_on_the_way_is_no_success(one, keep):
+    one.faults = {"lose": 30}
+    assert execute(one, "echo 12345", keep=keep).error["code"] == "exec_outcome_unknown"
+
+
+def test_exec_paused_by_the_last_of_its_output(one):
+    r = execute(one, "printf 'x\\000'; kill -9 $PPID", 0, 1000)
+    assert r.out == b"x\0" and r.result["exitCode"] == 137
+
+
+def test_exec_input_while_its_tree_is_ended(one):
+    """The command has ended by its timeout, a child that ignores TERM has not."""
+    child = "(trap '' TERM; exec sleep 9 >/dev/null 2>&1 </dev/null) & "
+    process = start(one, "exec", {"id": "x-1", "stdin": True, "timeoutMs": 500,
+                                  "command": ["/bin/sh", "-c", child + "exec sleep 9"]}, stdin=subprocess.PIPE)
+    for _ in range(30):
+        time.sleep(0.1)
+        try:
+            process.stdin.write(b"x" * 1000)
+            process.stdin.flush()
+        except BrokenPipeError:
+            break
+    r = finish(process)
+    assert r.result["timedOut"] and r.result["killed"]
+
+
 def test_exec_output_limit(fake):
     r = execute(fake, "head -c 300000 /dev/zero; echo e >&2", outputLimit=100000)
     assert len(r.out) == 100000 and r.result["truncated"] == {"stdout": True, "stderr": False}
@@ -557,6 +591,21 @@ def test_files_W50_exact_names(fake, tmp_path):
         assert (tmp_path / "d" / name).read_bytes() == b"1234567"
         run(fake, "remove", {"path": path}).result
         assert not os.path.lexists(path)
+
+
+def test_files_a_directory_that_grows_while_it_is_listed(fake, tmp_path):
+    """Between its names and their attributes another file appears, in the middle of them."""
+    (tmp_path / "d").mkdir()
+    (tmp_path / "bin").mkdir()
+    for name in ("a", "z"):
+        (tmp_path / "d" / name).touch()
+    tool = tmp_path / "bin/stat"
+    real = shutil.which("stat", path=fake.path)
+    tool.write_text(f"#!{fake.shell[0]}\n: >{tmp_path}/d/m\nexec {real} \"$@\"\n")
+    tool.chmod(0o755)
+    fake.path = f"{tmp_path}/bin:{fake.path or os.environ['PATH']}"
+    names = [e["name"] for e in run(fake, "list", {"path": str(tmp_path / "d")}).result["entries"]]
+    assert names in (["a", "z"], ["a", "m", "z"])
 
 
 def test_files_empty_and_missing_directories(fake, tmp_path):

@@ -164,7 +164,7 @@ static void ask_for_key(struct auth_question *q, struct request *r, struct slice
     q->is_key = true;
     q->digest = token_digest_of(key);
     q->method = method;
-    second_look_wanted(r->router, KIND_SECRET, install_namespace(r->router->config), id, &q->look);
+    second_look_wanted(r->router, KIND_SECRET, install_namespace(r->router->config), id, false, &q->look);
 }
 
 struct auth_question *auth_question_new(struct request *r) {
@@ -183,14 +183,29 @@ struct auth_question *auth_question_new(struct request *r) {
     return q;
 }
 
-struct auth_question *auth_question_sandbox(struct request *r) {
+/* The forward that a preview needs. */
+static bool wants_forward(struct request *r, struct second_look *out) {
+    const char *port = request_param(r, "port");
+    if (strcmp(r->route->method, "*") != 0 || !port) return false;
+    cleanup_free char *name = xasprintf("pf-%s-%s", r->sandbox->name, port);
+    return second_look_wanted(r->router, KIND_SERVICE, r->sandbox->namespace, name, false, out);
+}
+
+struct auth_question *auth_question_sandbox(struct request *r, bool not_running) {
+    struct second_look look = {0};
+    if (r->sandbox) {
+        if (!wants_forward(r, &look)) return NULL;
+    } else {
+        const char *namespace = strcmp(r->route->method, "*") != 0 ? request_query(r, "namespace") : NULL;
+        if (!namespace || !namespace[0]) namespace = r->identity.sandbox_namespace;
+        if (!namespace || !namespace[0]) namespace = sandbox_namespace(r->router->config);
+        if (!second_look_wanted(r->router, KIND_SANDBOX, namespace, request_param(r, "id"), not_running,
+                                &look))
+            return NULL;
+    }
     struct auth_question *q = xcalloc(1, sizeof *q);
-    const char *namespace = strcmp(r->route->method, "*") != 0 ? request_query(r, "namespace") : NULL;
-    if (!namespace || !namespace[0]) namespace = r->identity.sandbox_namespace;
-    if (!namespace || !namespace[0]) namespace = sandbox_namespace(r->router->config);
-    if (second_look_wanted(r->router, KIND_SANDBOX, namespace, request_param(r, "id"), &q->look)) return q;
-    free(q);
-    return NULL;
+    q->look = look;
+    return q;
 }
 
 void auth_question_ask(struct auth_question *q) {

@@ -17,9 +17,10 @@ bool auth_bearer_token(const char *header, struct slice *token);
 /* What AUTH_LATER leaves open. It stands alone: the request may go away while it is asked. */
 struct auth_question;
 struct auth_question *auth_question_new(struct request *r);
-/* After auth_find_sandbox() found none: another Router may have made it a moment ago. A question to ask
- * before it is called again; NULL: memory knows. */
-struct auth_question *auth_question_sandbox(struct request *r);
+/* After auth_find_sandbox(): another Router may have made the sandbox a moment ago, or know that it is
+ * running now (`not_running`: that was the objection), or have forwarded a preview's port of the one that was
+ * found. A question to ask before it is called again; NULL: memory knows. */
+struct auth_question *auth_question_sandbox(struct request *r, bool not_running);
 bool auth_question_learnt(struct auth_question *question, struct error *err); /* false: 503, nobody knows */
 void auth_question_ask(struct auth_question *question);                       /* waits: worker threads only */
 /* Back on the loop: as auth_identify, but never AUTH_LATER. */

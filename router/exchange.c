@@ -233,23 +233,30 @@ static void refuse(struct exchange *x, struct error *err) {
 
 static void on_looked(struct exchange *x, struct auth_question *question);
 
-/* Finds the sandbox that the request is about. What is not known here may be known elsewhere: then the
- * request waits once for a second look. False: it waits, or is refused. */
+/* What is not known here may be known elsewhere: whether the request waits for a second look. */
+static bool looks_again(struct exchange *x, const struct error *err) {
+    bool not_running = err->status == 409;
+    bool unknown = err->status == 0 || not_running || strcmp(err->code, "sandbox_not_found") == 0 ||
+                   strcmp(err->code, "not_owner") == 0;
+    struct auth_question *question = unknown ? auth_question_sandbox(&x->request, not_running) : NULL;
+    cleanup_error struct error busy = {0};
+    if (!question) return false;
+    x->stage = STAGE_AUTH;
+    if (verification_start(x, question, on_looked, &busy)) return true;
+    x->stage = STAGE_BODY;
+    return false;
+}
+
+/* Finds the sandbox that the request is about. False: it waits, or is refused. */
 static bool find_sandbox(struct exchange *x, bool again, struct error *err) {
     struct request *r = &x->request;
     if (r->route->auth == AUTH_SANDBOX_SHARE && r->route->body != BODY_NONE)
-        return true; /* its handler does it */
-    if (auth_find_sandbox(r, err)) return true;
-    bool unknown = strcmp(err->code, "sandbox_not_found") == 0 || strcmp(err->code, "not_owner") == 0;
-    struct auth_question *question = unknown && !again ? auth_question_sandbox(r) : NULL;
-    if (question) {
-        cleanup_error struct error busy = {0};
-        x->stage = STAGE_AUTH;
-        if (verification_start(x, question, on_looked, &busy)) return false;
-        x->stage = STAGE_BODY;
-    }
-    refuse(x, err);
-    return false;
+        return true;             /* its handler does it */
+    if (r->sandbox) return true; /* it waited for the forward of a preview */
+    bool found = auth_find_sandbox(r, err);
+    if ((found ? r->sandbox != NULL : !again) && looks_again(x, err)) return false;
+    if (!found) refuse(x, err);
+    return found;
 }
 
 /* All is known of the request's head: its body, and its handler, may follow. */

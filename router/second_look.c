@@ -17,11 +17,11 @@ static bool is_allowed(struct router *router) {
 }
 
 bool second_look_wanted(struct router *router, enum kind kind, const char *namespace, const char *name,
-                        struct second_look *out) {
+                        bool again, struct second_look *out) {
     struct store *store = router->backend->store;
     if (!store->ops->look || store_age_ms(store) >= FRESHNESS_DOUBT_MS) return false;
     cleanup_object struct object *there = store->ops->get(store, kind, namespace, name);
-    if (there || !is_allowed(router)) return false;
+    if ((there && !again) || !is_allowed(router)) return false;
     *out = (struct second_look){store, kind, xstrdup(namespace), xstrdup(name)};
     return true;
 }

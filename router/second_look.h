@@ -12,10 +12,10 @@ struct second_look {
     enum kind kind;
     char *namespace, *name;
 };
-/* False: memory is never behind here, or it has the object, or it has lost touch altogether, or there were
- * too many looks in this second. On a loop. */
+/* False: memory is never behind here, or it has the object (which `again` does not mind: it may be an older
+ * state), or it has lost touch altogether, or there were too many looks in this second. */
 bool second_look_wanted(struct router *router, enum kind kind, const char *namespace, const char *name,
-                        struct second_look *out);
+                        bool again, struct second_look *out);
 /* Reads the object into memory, if it is there. Waits: worker threads only. False: 503, nothing was learnt.
  */
 bool second_look_run(struct second_look *look, struct error *err);

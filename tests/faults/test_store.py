@@ -155,6 +155,14 @@ def test_what_one_replica_wrote_the_other_finds_at_once(api):
             one.create("p", first)
             answer = second.post("/api/v1/sandboxes/p/ports", json={"port": 8000})
             assert answer.status_code == 201, answer.text
+            # A port that the other forwarded, of a sandbox that runs by now.
+            assert first.post("/api/v1/sandboxes/p/ports", json={"port": 8001}).status_code == 201
+            error_of(second.get("/api/v1/sandboxes/p/preview/8001/"), 409)
+            api.set_status("sandboxes", "p", "default", phase="Running", podName="p-pod")
+            answer = second.get("/api/v1/sandboxes/p/preview/8001/")
+            assert "its pod is not there" in answer.json()["error"], answer.text  # running, and forwarded
+            error_of(second.get("/api/v1/sandboxes/p/preview/8002/"), 404)
+            time.sleep(1.1)
             key = first.post("/api/v1/user/api-keys", json={"name": "k"}).json()["key"]
             assert two.client(key).get("/api/v1/user/me").status_code == 200
             one.create("gone", first)
@@ -468,16 +476,23 @@ def test_a_conflict_is_caught_up_with_although_watches_are_silent(api, router, p
         assert api.get("sandboxes", "a", "default")["metadata"]["annotations"]["other"] == "1"
 
 
-def test_W1_a_write_never_hits_another_sandbox_of_the_same_name(api, router):
+@pytest.mark.parametrize("call", [
+    lambda c: c.patch("/api/v1/sandboxes/a", json={"idleTimeout": "1h"}),
+    lambda c: c.delete("/api/v1/sandboxes/a"),
+    lambda c: c.post("/api/v1/sandboxes/a/stop"),
+    lambda c: c.post("/api/v1/sandboxes/a/ports", json={"port": 80}),
+], ids=["patch", "delete", "stop", "ports"])
+def test_W1_a_write_never_hits_another_sandbox_of_the_same_name(api, router, call):
     with router.client() as client:
         router.create("a", client)
         api.silent = True  # the Router does not learn that it was replaced
         api.remove("sandboxes", "a", "default")
         replaced = api.put("sandboxes", sandbox("a", owner="somebody"))
-        error_of(client.patch("/api/v1/sandboxes/a", json={"idleTimeout": "1h"}), (404, 409))
-        answer = client.delete("/api/v1/sandboxes/a")
-        assert answer.status_code in (204, 404, 409), answer.text
+        answer = call(client)
+        assert answer.status_code in (201, 204, 404, 409), answer.text
         assert api.get("sandboxes", "a", "default") == replaced
+        for service in api.all("services"):
+            assert service["metadata"]["ownerReferences"][0]["uid"] != replaced["metadata"]["uid"]
 
 
 def test_a_deletion_by_somebody_faster_is_no_error_and_is_seen(api, router):

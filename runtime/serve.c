@@ -5,9 +5,10 @@
 #include "runtime/directory.h"
 #include "runtime/exec.h"
 #include "runtime/files.h"
+#include "runtime/terminal.h"
 #include "runtime/reply.h"
 
-#define FEATURES "[\"files\",\"dir\",\"stat\",\"archive\",\"exec-stream\",\"exec-attach\",\"dial\"]"
+#define FEATURES "[\"files\",\"dir\",\"stat\",\"archive\",\"exec-stream\",\"exec-attach\",\"dial\",\"pty\"]"
 
 /* Compares in a time that depends on the lengths only. */
 static bool same_secret(struct slice a, struct slice b) {
@@ -38,12 +39,6 @@ static void serve_health(struct request *r) {
     buffer_printf(&body, "{\"status\":\"ok\",\"version\":\"%s\",\"features\":" FEATURES "}",
                   AGENTTIER_VERSION);
     reply_json(r->conn, 200, &body);
-}
-
-static void serve_pty(struct request *r) {
-    struct error err = {0};
-    error_set(&err, 501, "not_implemented", "this runtime has no terminals yet");
-    reply_error(r->conn, &err);
 }
 
 static void serve_exec_stream(struct request *r, const struct serve_options *o) {
@@ -82,8 +77,8 @@ static void serve_archive_put(struct request *r, const struct serve_options *o) 
 static void serve_dial(struct request *r, const struct serve_options *o) {
     dial(r);
 }
-static void serve_no_pty(struct request *r, const struct serve_options *o) {
-    serve_pty(r);
+static void serve_pty(struct request *r, const struct serve_options *o) {
+    terminal_serve(r, o->registry);
 }
 
 static const struct route {
@@ -103,7 +98,7 @@ static const struct route {
     {"/archive", "GET", serve_archive_get},
     {"/archive", "PUT", serve_archive_put},
     {"/dial", "POST", serve_dial},
-    {"/pty", NULL, serve_no_pty},
+    {"/pty", NULL, serve_pty},
 };
 
 static bool after_prefix(struct slice path, const char *prefix, struct slice *rest) {

@@ -6,6 +6,7 @@
 #include <fcntl.h>
 #include <limits.h>
 #include <signal.h>
+#include <sys/ioctl.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -62,7 +63,8 @@ static __attribute__((noinline, noreturn)) void become(const struct spawn_reques
     f->step = STEP_SETUP;
     sigset_t none;
     sigemptyset(&none);
-    if (setsid() < 0 || !place(r->in, 0) || !place(r->out, 1) || !place(r->err, 2)) {
+    if (setsid() < 0 || !place(r->in, 0) || !place(r->out, 1) || !place(r->err, 2) ||
+        (r->terminal && ioctl(0, TIOCSCTTY, 0) < 0)) {
         f->errnum = errno;
         _exit(127);
     }

@@ -16,7 +16,7 @@ def test_18_3_health_needs_no_token(rt):
         assert rt.ask(method, "/healthz", token=False).status == 200
     health = rt.ask("GET", "/healthz").json()
     assert health["status"] == "ok" and health["version"]
-    assert {"files", "dir", "stat", "archive", "exec-stream", "exec-attach", "dial"} <= set(health["features"])
+    assert {"files", "dir", "stat", "archive", "exec-stream", "exec-attach", "dial", "pty"} <= set(health["features"])
 
 
 @pytest.mark.parametrize("header, text", [

@@ -17,7 +17,8 @@ static json_t *message_text(const char *text) {
     return json_string_repaired(slice_make(text, n - utf8_incomplete_tail(slice_make(text, n))));
 }
 
-int64_t to_error(struct pass *p, const char *message) {
+/* `application`: what a command did, told before; NULL = it was none. */
+static int64_t become_error(struct pass *p, const char *message, const char *application) {
     enum write_result r = sandbox_write_status(
         p->c->store, p->who, p->phase,
         json_pack("{s:s, s:n, s:o}", "phase", "Error", "podName", "message", message_text(message)));
@@ -25,9 +26,14 @@ int64_t to_error(struct pass *p, const char *message) {
     p->memory->swept = p->memory->token_there = false;
     p->memory->tries = 0;
     p->memory->try_at = monotonic_ms() + TRY_AGAIN_S * 1000;
+    if (application) events_emit(p->c->events, p->sandbox, "Warning", "ApplicationError", "%s", application);
     events_emit(p->c->events, p->sandbox, "Warning", "Error", "%s", message);
     log_warn("sandbox failed", "namespace", p->who.namespace, "sandbox", p->who.name, "why", message, NULL);
     return remove_pods(p, false) ? PASS_AGAIN : PASS_FAILED;
+}
+
+int64_t to_error(struct pass *p, const char *message) {
+    return become_error(p, message, NULL);
 }
 
 int64_t infrastructure_failure(struct pass *p, const char *reason) {
@@ -62,10 +68,7 @@ int64_t pod_failed(struct pass *p, const struct object *pod) {
     if (failure.infrastructure) return infrastructure_failure(p, failure.reason);
     char message[SANDBOX_MESSAGE_MAX];
     snprintf(message, sizeof message, "Pod failed: %s", failure.reason);
-    int64_t next = to_error(p, message);
-    if (next == PASS_AGAIN)
-        events_emit(p->c->events, p->sandbox, "Warning", "ApplicationError", "%s", failure.reason);
-    return next;
+    return become_error(p, message, failure.reason);
 }
 
 static int64_t restart(struct pass *p) {

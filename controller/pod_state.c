@@ -24,15 +24,6 @@ static const json_t *condition(const struct object *pod, const char *type) {
     return NULL;
 }
 
-enum pod_state pod_state(const struct object *pod) {
-    if (*json_str_at(pod->json, "metadata.deletionTimestamp")) return POD_ENDING;
-    const char *phase = json_str_at(pod->json, "status.phase");
-    if (strcmp(phase, "Failed") == 0) return POD_FAILED;
-    if (strcmp(phase, "Succeeded") == 0) return POD_SUCCEEDED;
-    if (strcmp(phase, "Running") != 0) return POD_PENDING;
-    return strcmp(json_str_at(condition(pod, "Ready"), "status"), "True") == 0 ? POD_READY : POD_PENDING;
-}
-
 static const json_t *container_status(const struct object *pod, const char *name) {
     size_t i;
     json_t *c;
@@ -40,6 +31,19 @@ static const json_t *container_status(const struct object *pod, const char *name
         if (strcmp(json_str_at(c, "name"), name) == 0) return c;
     }
     return NULL;
+}
+
+enum pod_state pod_state(const struct object *pod) {
+    if (*json_str_at(pod->json, "metadata.deletionTimestamp")) return POD_ENDING;
+    const char *phase = json_str_at(pod->json, "status.phase");
+    if (strcmp(phase, "Failed") == 0) return POD_FAILED;
+    if (strcmp(phase, "Succeeded") == 0) return POD_SUCCEEDED;
+    if (strcmp(phase, "Running") != 0) return POD_PENDING;
+    /* With sidecars that go on, the pod does not end when the sandbox does. */
+    const json_t *ended = json_at(container_status(pod, MAIN_CONTAINER), "state.terminated");
+    if (json_is_object(ended))
+        return json_integer_value(json_object_get(ended, "exitCode")) == 0 ? POD_SUCCEEDED : POD_FAILED;
+    return strcmp(json_str_at(condition(pod, "Ready"), "status"), "True") == 0 ? POD_READY : POD_PENDING;
 }
 
 /* "reason: message"; without a message its exit code. */

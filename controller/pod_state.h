@@ -7,7 +7,7 @@
 enum pod_state {
     POD_PENDING,   /* being scheduled, pulled, started; or started and not ready yet */
     POD_READY,     /* runs, and its condition Ready is true */
-    POD_SUCCEEDED, /* its containers ended by themselves, without an error */
+    POD_SUCCEEDED, /* its container `sandbox`, or all of them, ended without an error */
     POD_FAILED,
     POD_ENDING /* is being deleted, whatever else it says (W3) */
 };

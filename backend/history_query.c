@@ -33,11 +33,13 @@ static bool place_read(const char *cursor, struct place *out) {
     static const char pad[] = "===";
     cleanup_buffer struct buffer padded = {0}, plain = {.limit = 256};
     size_t n = strlen(cursor);
-    if (n > 340) return false;
+    if (n == 0 || n > 340) return false;
     for (size_t i = 0; i < n; i++)
         buffer_append_char(&padded, (char)(cursor[i] == '-' ? '+' : cursor[i] == '_' ? '/' : cursor[i]));
     buffer_append(&padded, pad, (4 - n % 4) % 4);
-    if (!base64_decode(buffer_slice(&padded), &plain) || memchr(plain.data, '\0', plain.len)) return false;
+    if (!base64_decode(buffer_slice(&padded), &plain) || plain.len == 0 ||
+        memchr(plain.data, '\0', plain.len))
+        return false;
     const char *text = buffer_cstr(&plain);
     const char *bar = strchr(text, '|');
     if (!bar || bar == text || bar - text >= (int)sizeof out->ts) return false;

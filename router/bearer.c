@@ -5,6 +5,7 @@
 #include "router/service_accounts.h"
 #include "router/token_cache.h"
 
+#include <errno.h>
 #include <stdatomic.h>
 #include <string.h>
 
@@ -60,6 +61,12 @@ struct bearer *bearer_new(const struct config *config, struct backend *backend, 
         return NULL;
     }
     if (!config->oidc_issuer[0]) return b;
+    if (config->oidc_ca_file[0] && access(config->oidc_ca_file, R_OK) != 0) {
+        error_set(err, 400, ERR_BAD_REQUEST, "--oidc-ca-file=%s cannot be read: %s", config->oidc_ca_file,
+                  strerror(errno));
+        bearer_free(b);
+        return NULL;
+    }
     if (!config->oidc_client_id[0])
         log_warn("--oidc-issuer without --oidc-client-id: no token can be for us, all are refused", NULL);
     struct oidc_options options = {.issuers = config->oidc_issuer,

@@ -18,7 +18,7 @@
 #define DISCOVERY_MAX     ((size_t)256 << 10)
 #define REFRESH_MS        (5 * 60 * 1000)
 #define RETRY_FIRST_MS    1000
-#define RETRY_MAX_MS      60000
+#define RETRY_MAX_MS      30000
 #define DEMAND_GAP_MS     10000 /* fetches that unknown keys ask for are this far apart */
 #define DEMAND_TIMEOUT_MS 5000
 

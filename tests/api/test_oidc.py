@@ -405,6 +405,12 @@ def test_S07_keys_come_over_https_or_from_this_machine(url):
     assert done.returncode == 2 and "--oidc-issuer" in done.stderr, (done.returncode, done.stderr)
 
 
+def test_S07_certificates_that_cannot_be_read(issuer):
+    done = subprocess.run([*WRAP, str(BINARY), "--backend=local", "--state-dir=/tmp/at-oidc-never", *flags(issuer, "--oidc-ca-file=/no/such/file"),
+                           "--listen-addr=127.0.0.1:0"], capture_output=True, text=True, timeout=30, env=clean_environment(), check=False)
+    assert done.returncode == 2 and "--oidc-ca-file" in done.stderr, (done.returncode, done.stderr)
+
+
 def test_S07_jwks_uri_elsewhere_over_http_is_not_followed():
     with Issuer() as issuer:
         issuer.mode[DISCOVERY] = raw({"issuer": issuer.url, "jwks_uri": "http://keys.evil.example/keys"})

@@ -213,3 +213,24 @@ def test_W56_W90_a_key_of_another_router_works_before_the_watch_tells(api, guard
         assert answer.status_code == 401 and error_of(answer)["error"] == ("invalid_api_key" if header == "X-API-Key" else "invalid_token")
     looks = len(api.asked("GET", "/secrets/agenttier-apikey-")) - before
     assert looks <= 20 * (time.monotonic() - started + 2), looks
+
+
+def test_W22_S08_a_revoked_key_ends_on_every_replica_within_a_second(api):
+    """Revoked over the API, and by whoever deletes the Secret."""
+    with ClusterRouter(api, dev_auth=False, keys=("admin",)) as one, ClusterRouter(api, dev_auth=False) as two:
+        key = one.create_key("ana")
+        with one.client("admin") as admin:
+            for revoke in ("over the API", "its Secret deleted"):
+                made = one.client(key).post(API + "/user/api-keys", json={}).json()
+                uses = [one.client(made["key"]), two.client(made["key"])]
+                for client in uses:
+                    wait_for(lambda client=client: client.get(ME).status_code == 200, 5, what="the key known")
+                if revoke == "over the API":
+                    assert admin.delete(f"{API}/user/api-keys/{made['id']}").status_code == 200
+                    assert uses[0].get(ME).status_code == 401  # at once where it was revoked
+                else:
+                    api.remove("secrets", made["id"], "agenttier")
+                started = time.monotonic()
+                for client in uses:
+                    wait_for(lambda client=client: client.get(ME).status_code == 401, 5, 0.01, "the key refused")
+                assert time.monotonic() - started < 1

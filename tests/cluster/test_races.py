@@ -1,4 +1,4 @@
-"""What goes wrong when things happen at once or in the wrong moment: O4, O5, O6, O8."""
+"""What goes wrong when things happen at once or in the wrong moment: O4, O5, O6."""
 
 import concurrent.futures
 import time
@@ -55,16 +55,6 @@ def test_O4_reads_are_not_throttled(api):
         rate = 300 / (time.monotonic() - began)
     print(f"{rate:.0f} reads a second")
     assert rate > 30
-
-
-def test_O8_clone_without_snapshots_says_so(api, fresh):
-    box = api.sandbox(fresh, key="u1")
-    try:
-        answer = box.post("/clone", json={"name": fresh + "-copy"})
-        assert answer.status_code in (409, 501) and "snapshot" in error_of(answer)["error"].lower(), answer.text
-        assert not testbed.get("sandboxes.agenttier.io", fresh + "-copy", "-n", "default")
-    finally:
-        box.remove()
 
 
 def test_4_one_name_is_given_once_by_two_replicas(api, fresh, release):

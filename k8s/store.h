@@ -15,7 +15,7 @@ struct k8s_watch {
     /* Takes out of an object what nobody reads, to save memory; NULL: managedFields only. What was trimmed
      * must not be written back as a whole (replace, store_update): use patch. */
     void (*trim)(json_t *object);
-    bool optional; /* ready without it: what is lost by a missing permission is a convenience */
+    bool optional; /* ready without it when it may not be read, or is not installed: it is a convenience */
 };
 
 struct k8s_store_options {

@@ -48,7 +48,7 @@ struct row {
     int pause_ms;
     int logged; /* the status of the failure that was logged last; 0 = all is well */
     /* for other threads */
-    _Atomic bool synced, standing;
+    _Atomic bool synced, refused, standing; /* refused: it may not be read, or does not exist there */
     _Atomic int64_t heard;
 };
 
@@ -297,6 +297,7 @@ static void finish_list(struct row *row, CURLcode code, long status) {
         failed = true;
     }
     list_reader_free(&row->reader);
+    if (failed && (status == 403 || status == 404)) atomic_store(&row->refused, true);
     if (failed) { /* also a page whose snapshot has expired: from the start */
         drop_list(row);
         pause_row(row, &err);
@@ -537,11 +538,15 @@ void watch_stop(struct watch_thread *t) {
     free_rows(t);
 }
 
+static bool is_settled(const struct row *row) {
+    if (atomic_load_explicit(&row->synced, memory_order_acquire)) return true;
+    return row->cache_row->watch.optional && atomic_load_explicit(&row->refused, memory_order_relaxed);
+}
+
 bool watch_ready(struct watch_thread *t, struct error *err) {
     for (size_t i = 0; i < t->count; i++) {
         struct row *row = &t->rows[i];
-        if (row->cache_row->watch.optional || atomic_load_explicit(&row->synced, memory_order_acquire))
-            continue;
+        if (is_settled(row)) continue;
         pthread_mutex_lock(&t->lock);
         error_set(err, 503, ERR_UNAVAILABLE, "the %s of the cluster are not known yet%s%s", plural(row),
                   t->trouble[i][0] ? ": " : "", t->trouble[i]);

@@ -13,7 +13,8 @@ void watch_stop(struct watch_thread *thread);
 
 /* ---- from any thread ---- */
 
-/* Whether every row that is not optional has been listed once. Else 503 with the first that has not. */
+/* Whether every row has been listed once, or is optional and may not be. Else 503 with the first that has
+ * not. */
 bool watch_ready(struct watch_thread *thread, struct error *err);
 /* For how long the cache may have been behind: milliseconds since the row that was lost longest was last
  * heard of; 0 while all stand. */

@@ -125,7 +125,7 @@ static bool mode_of_letters(struct slice letters, unsigned *mode) {
 static bool attributes(struct slice *line, unsigned *mode, uint64_t *size, int64_t *mtime) {
     struct slice m = word(line), s = word(line), t = word(line);
     uint64_t n;
-    if (m.len && strchr("-dlbcps", m.ptr[0])) {
+    if (m.len >= 10) { /* hex begins with letters, too: c1ed is a socket */
         if (!mode_of_letters(m, mode)) return false;
     } else {
         if (m.len == 0 || m.len > 8) return false;

@@ -593,6 +593,16 @@ def test_files_W50_exact_names(fake, tmp_path):
         assert not os.path.lexists(path)
 
 
+def test_files_of_every_kind_are_listed(fake, tmp_path):
+    (tmp_path / "d").mkdir()
+    os.mkfifo(tmp_path / "d/fifo", 0o644)
+    with socket.socket(socket.AF_UNIX) as server:
+        server.bind(str(tmp_path / "d/socket"))
+        entries = {e["name"]: e["mode"][0] for e in run(fake, "list", {"path": str(tmp_path / "d")}).result["entries"]}
+        assert entries == {"fifo": "p", "socket": "s"}
+        assert run(fake, "stat", {"path": str(tmp_path / "d/socket")}).result["type"] == "other"
+
+
 def test_files_a_directory_that_grows_while_it_is_listed(fake, tmp_path):
     """Between its names and their attributes another file appears, in the middle of them."""
     (tmp_path / "d").mkdir()

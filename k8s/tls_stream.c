@@ -365,10 +365,14 @@ static void on_resolved(uv_getaddrinfo_t *lookup, int status, struct addrinfo *f
 
 static void on_kick(uv_timer_t *kick) {
     struct tls_stream *s = kick->data;
-    if (s->state == RESOLVING)
+    if (s->state == RESOLVING && s->next) {
+        s->state = CONNECTING;
+        try_next(s);
+    } else if (s->state == RESOLVING) {
         fail(s, 503, ERR_UNAVAILABLE, "cannot be looked up", s->last_error);
-    else if (s->state == OPEN && !s->paused)
+    } else if (s->state == OPEN && !s->paused) {
         s->events.on_readable(s->ctx);
+    }
     update_interest(s);
 }
 
@@ -386,7 +390,15 @@ struct tls_stream *tls_stream_open(uv_loop_t *loop, const char *host, uint16_t p
     s->timer.data = s->kick.data = s->lookup.data = s;
     s->handles = 2;
     uv_timer_start(&s->timer, on_timer, TLS_STREAM_CONNECT_MS, 0);
-    struct addrinfo hints = {.ai_socktype = SOCK_STREAM, .ai_flags = AI_NUMERICSERV};
+    /* An address needs no look-up, which would wait for its turn behind whatever the loop's workers do. */
+    struct addrinfo hints = {.ai_socktype = SOCK_STREAM, .ai_flags = AI_NUMERICSERV | AI_NUMERICHOST};
+    if (getaddrinfo(s->host, s->service, &hints, &s->addresses) == 0) {
+        s->next = s->addresses;
+        uv_timer_start(&s->kick, on_kick, 0, 0);
+        return s;
+    }
+    s->addresses = NULL;
+    hints.ai_flags = AI_NUMERICSERV;
     int rc = uv_getaddrinfo(loop, &s->lookup, on_resolved, s->host, s->service, &hints);
     s->looking = rc == 0;
     if (s->looking) {

@@ -55,16 +55,22 @@ static void on_error(void *ctx, const struct error *err) {
     ck_abort_msg("%s", err->message);
 }
 
+static int listen_at(struct sockaddr_in *at) {
+    *at = (struct sockaddr_in){.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
+    socklen_t len = sizeof *at;
+    int listener = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+    ck_assert(listener >= 0 && bind(listener, (struct sockaddr *)at, sizeof *at) == 0);
+    ck_assert(listen(listener, 1) == 0 && getsockname(listener, (struct sockaddr *)at, &len) == 0);
+    return listener;
+}
+
 START_TEST(a_write_that_leaves_no_room_is_followed_by_word_of_room) {
     static const struct tls_stream_events events = {.on_connected = on_connected,
                                                     .on_readable = on_readable,
                                                     .on_writable = on_writable,
                                                     .on_error = on_error};
-    struct sockaddr_in at = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
-    socklen_t len = sizeof at;
-    int listener = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
-    ck_assert(listener >= 0 && bind(listener, (struct sockaddr *)&at, sizeof at) == 0);
-    ck_assert(listen(listener, 1) == 0 && getsockname(listener, (struct sockaddr *)&at, &len) == 0);
+    struct sockaddr_in at;
+    int listener = listen_at(&at);
     uv_loop_init(&loop);
     uv_timer_init(&loop, &deadline);
     uv_timer_start(&deadline, on_deadline, 10000, 0);
@@ -81,4 +87,44 @@ START_TEST(a_write_that_leaves_no_room_is_followed_by_word_of_room) {
 }
 END_TEST
 
-RUN_SUITE("tls_stream", a_write_that_leaves_no_room_is_followed_by_word_of_room)
+static uint64_t connected_ms;
+
+static void on_connected_only(void *ctx) {
+    connected_ms = uv_now(&loop) - *(uint64_t *)ctx;
+    uv_stop(&loop);
+}
+
+static void sleep_long(uv_work_t *work) {
+    (void)work;
+    uv_sleep(3000);
+}
+
+static void slept(uv_work_t *work, int status) {
+    (void)work, (void)status;
+}
+
+START_TEST(an_address_waits_for_no_worker) {
+    static const struct tls_stream_events events = {.on_connected = on_connected_only,
+                                                    .on_readable = on_readable,
+                                                    .on_writable = on_writable,
+                                                    .on_error = on_error};
+    struct sockaddr_in at;
+    int listener = listen_at(&at);
+    setenv("UV_THREADPOOL_SIZE", "1", 1);
+    uv_loop_init(&loop);
+    uv_work_t busy;
+    uv_queue_work(&loop, &busy, sleep_long, slept);
+    uint64_t began = uv_now(&loop);
+    connected_ms = UINT64_MAX;
+    stream = tls_stream_open(&loop, "127.0.0.1", ntohs(at.sin_port), NULL, NULL, &events, &began);
+    uv_run(&loop, UV_RUN_DEFAULT);
+    ck_assert_uint_lt(connected_ms, 2500);
+    tls_stream_close(stream);
+    uv_run(&loop, UV_RUN_DEFAULT);
+    ck_assert_int_eq(uv_loop_close(&loop), 0);
+    close(listener);
+}
+END_TEST
+
+RUN_SUITE("tls_stream", a_write_that_leaves_no_room_is_followed_by_word_of_room,
+          an_address_waits_for_no_worker)

@@ -29,7 +29,11 @@ struct reference_exec {
     bool polling, reached, paused, closed;
     uv_poll_t poll;
     uv_timer_t timer, kick;
-    struct buffer request, in;
+    struct buffer request, in, body;
+    struct http1_head head; /* its texts are not used: they move with `in` */
+    bool has_head;
+    size_t used; /* of `in` */
+    struct http1_chunked chunks;
     size_t sent;
     json_t *result, *texts[2];
     int giving;
@@ -119,6 +123,7 @@ static void on_handle_closed(uv_handle_t *handle) {
     if (--e->handles > 0) return;
     buffer_free(&e->request);
     buffer_free(&e->in);
+    buffer_free(&e->body);
     json_decref(e->result);
     json_decref(e->texts[0]);
     json_decref(e->texts[1]);
@@ -173,41 +178,42 @@ static void give(struct reference_exec *e) {
     }
 }
 
-/* Whether the answer is here as a whole: 1; -1: it makes no sense; 0: not yet. */
-static int whole(const struct reference_exec *e, bool eof, struct http1_head *head, struct buffer *body,
-                 struct error *err) {
-    ssize_t used = http1_parse_response(buffer_slice(&e->in), "POST", head, err);
-    if (used <= 0) return used < 0 ? -1 : 0;
-    struct slice rest = {e->in.data + used, e->in.len - (size_t)used};
-    if (head->framing == HTTP1_BODY_LENGTH) {
-        if (rest.len < head->content_length) return 0;
-        rest.len = (size_t)head->content_length;
-    } else if (head->framing == HTTP1_BODY_CHUNKED) {
-        /* Decoding a large body at each of its pieces would take forever. */
-        if (!eof && rest.len > PIECE && memcmp(rest.ptr + rest.len - 5, "0\r\n\r\n", 5) != 0) return 0;
-        struct http1_chunked chunks = {0};
-        int rc = 0;
-        while (rest.len && rc == 0) {
-            struct slice piece;
-            size_t eaten;
-            rc = http1_chunked_decode(&chunks, rest, &eaten, &piece);
-            if (piece.len) buffer_append(body, piece.ptr, piece.len);
-            rest = slice_make(rest.ptr + eaten, rest.len - eaten);
-            if (eaten == 0) break;
-        }
-        return rc;
-    } else if (head->framing == HTTP1_BODY_UNTIL_CLOSE && !eof) {
-        return 0;
+/* Whether the answer is here as a whole: 1; -1: it makes no sense; 0: not yet. Each byte is looked at once,
+ * however small the pieces are that a sandbox sends. */
+static int whole(struct reference_exec *e, bool eof, struct error *err) {
+    if (!e->has_head) {
+        ssize_t used = http1_parse_response(buffer_slice(&e->in), "POST", &e->head, err);
+        if (used <= 0) return used < 0 ? -1 : 0;
+        e->has_head = true;
+        e->used = (size_t)used;
     }
-    buffer_append(body, rest.ptr, rest.len);
-    return 1;
+    int rc = 0;
+    while (rc == 0 && e->used < e->in.len) {
+        struct slice rest = {e->in.data + e->used, e->in.len - e->used}, piece = rest;
+        size_t eaten = rest.len;
+        if (e->head.framing == HTTP1_BODY_CHUNKED)
+            rc = http1_chunked_decode(&e->chunks, rest, &eaten, &piece);
+        if (rc < 0 || !buffer_append(&e->body, piece.ptr, piece.len)) return -1;
+        e->used += eaten;
+        if (eaten == 0) break;
+    }
+    buffer_consume(&e->in, e->used);
+    e->used = 0;
+    switch (e->head.framing) {
+    case HTTP1_BODY_NONE: return 1;
+    case HTTP1_BODY_LENGTH:
+        if (e->body.len < e->head.content_length) return 0;
+        e->body.len = (size_t)e->head.content_length;
+        return 1;
+    case HTTP1_BODY_CHUNKED: return rc;
+    case HTTP1_BODY_UNTIL_CLOSE: return eof ? 1 : 0;
+    }
+    return -1;
 }
 
 static void look(struct reference_exec *e, bool eof) {
-    struct http1_head head;
-    cleanup_buffer struct buffer body = {0};
     cleanup_error struct error err = {0};
-    int rc = whole(e, eof, &head, &body, &err);
+    int rc = whole(e, eof, &err);
     if (rc == 0 && !eof) return;
     disconnect(e);
     if (rc == 0) {
@@ -216,12 +222,14 @@ static void look(struct reference_exec *e, bool eof) {
                   "have run");
     } else if (rc < 0) {
         fail_with(e, 502, "sandbox_bad_answer", "the sandbox's runtime does not speak HTTP correctly");
-    } else if (!reference_exec_answer(head.status, buffer_slice(&body), e->id, &e->result, e->texts, &err)) {
+    } else if (!reference_exec_answer(e->head.status, buffer_slice(&e->body), e->id, &e->result, e->texts,
+                                      &err)) {
         fail(e, &err);
     } else {
         e->state = GIVING;
         uv_timer_stop(&e->timer);
         buffer_free(&e->in);
+        buffer_free(&e->body);
         give(e);
     }
 }
@@ -336,7 +344,8 @@ struct access_stream *reference_exec_open(const struct runtime_address *to, uv_l
                                  .ctx = ctx,
                                  .timeout_ms = timeout_of(args),
                                  .fd = fd,
-                                 .in = {.limit = ANSWER_MAX}};
+                                 .in = {.limit = ANSWER_MAX},
+                                 .body = {.limit = ANSWER_MAX}};
     const char *id = json_string_value(json_object_get(args, "id"));
     snprintf(e->id, sizeof e->id, "%s", id ? id : "");
     reference_exec_request(args, to, &e->request);

@@ -327,6 +327,46 @@ def test_a_runtime_of_the_reference(api, router, pods, old_runtime, address, tmp
     assert r.json()["stdout"] == "in" and execs(api) == 3
 
 
+def cpu_seconds(process):
+    fields = pathlib.Path(f"/proc/{process.pid}/stat").read_text().rsplit(") ", 1)[1].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def test_S26_an_answer_in_crumbs_costs_nobody_else_the_loop(api, router, pods, address):
+    """What listens at the port of a runtime is the sandbox's: it can send a large answer without an end, in pieces that
+    each look like its end."""
+    listener = socket.create_server((address, 9000))
+
+    def serve():
+        while True:
+            try:
+                conn, _ = listener.accept()
+            except OSError:
+                return
+            conn.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            head = conn.recv(65536)
+            if b"/healthz" in head:
+                conn.sendall(b'HTTP/1.1 200 OK\r\nContent-Length: 15\r\n\r\n{"status":"ok"}')
+            else:
+                conn.sendall(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3000000\r\n" + b" " * 45_000_000)
+                time.sleep(1)
+                for _ in range(1200):
+                    conn.sendall(b"0\r\n\r\n")
+                    time.sleep(0.005)
+            conn.close()
+
+    threading.Thread(target=serve, daemon=True).start()
+    put_token(api)
+    put(api, ip=address)
+    box = Box(router)
+    harness.wait_for(lambda: box.get("/files/?path=/tmp").status_code == 200, 10, 0.05, "a pod in the cache")
+    before = cpu_seconds(router.process)
+    assert box.run("true").json()["code"] == "exec_outcome_unknown"
+    spent = cpu_seconds(router.process) - before
+    listener.close()
+    assert spent < 1.2, f"{spent} s of the processor"
+
+
 # ---- ports ----
 
 

@@ -1,7 +1,7 @@
 # use: get plain missing kernel within
 # Parameters: path, directory that it must be in ("" = any). "+", then a tar.
-get && p=$v
-get && in=$v
+get && p=$_v
+get && in=$_v
 present "$p"
 [ -d "$p" ] || fail not_a_directory
 ours "$p"

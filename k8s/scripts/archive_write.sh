@@ -1,8 +1,8 @@
 # use: get plain missing kernel within feed
 # Parameters: path, directory that it must be in ("" = any), kind of input. Then a tar. "+" when all of it was unpacked.
-get && p=$v
-get && in=$v
-get && input=$v
+get && p=$_v
+get && in=$_v
+get && input=$_v
 command -v tar >/dev/null || fail no_tar
 d=$p
 while [ -n "$in" ] && [ ! -e "$d" ] && [ "$d" != / ]; do

@@ -5,9 +5,9 @@ feed() {
         cat
         return
     fi
-    while IFS= read -r n; do
-        [ "$n" = 0 ] && return 0
-        dd bs="$n" count=1 iflag=fullblock 2>/dev/null || dd bs=1 count="$n" 2>/dev/null
+    while IFS= read -r _n; do
+        [ "$_n" = 0 ] && return 0
+        dd bs="$_n" count=1 iflag=fullblock 2>/dev/null || dd bs=1 count="$_n" 2>/dev/null
     done
     return 1
 }

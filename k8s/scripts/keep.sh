@@ -2,132 +2,132 @@
 # Parameters: nonce, id, digest, "start" or "attach", most seconds (0 = any), most blocks of 512 bytes of each
 # output, then from kind of input on as in command.sh. Starts a command that outlives this stream, or finds it by
 # its id; says "NONCE PID START" when it was started; after its end gives its output, then "\0NONCE OUTCOME".
-c=${LC_ALL-} h=${LC_ALL+y} LC_ALL=C
-get && nonce=$v
-get && id=$v
-get && digest=$v
-get && how=$v
-get && most=$v
-get && blocks=$v
-kept "$id"
-now=$(date +%s)
-running=0 there=0
-for d in "$base"/*; do
-    [ -d "$d" ] || continue
-    there=$((there + 1))
-    if [ -f "$d/end" ]; then
-        at=0
-        read -r at <"$d/at" 2>/dev/null
-        [ $((now - at)) -gt 600 ] && rm -rf "$d" && there=$((there - 1))
+_c=${LC_ALL-} _h=${LC_ALL+y} LC_ALL=C
+get && _z=$_v
+get && _id=$_v
+get && _g=$_v
+get && _how=$_v
+get && _m=$_v
+get && _o=$_v
+kept "$_id"
+_now=$(date +%s)
+_r=0 _q=0
+for _d in "$_f"/*; do
+    [ -d "$_d" ] || continue
+    _q=$((_q + 1))
+    if [ -f "$_d/end" ]; then
+        _at=0
+        read -r _at <"$_d/at" 2>/dev/null
+        [ $((_now - _at)) -gt 600 ] && rm -rf "$_d" && _q=$((_q - 1))
     else
-        running=$((running + 1))
+        _r=$((_r + 1))
     fi
 done
-if [ "$how" = attach ]; then
-    [ -d "$k" ] || {
+if [ "$_how" = attach ]; then
+    [ -d "$_k" ] || {
         echo '!exec_not_found'
         exit 0
     }
-elif [ -d "$k" ] || { [ $running -lt 64 ] && [ $there -lt 64 ] && ! mkdir -m 700 "$k"; }; then
+elif [ -d "$_k" ] || { [ $_r -lt 64 ] && [ $_q -lt 64 ] && ! mkdir -m 700 "$_k"; }; then
     exec 4<&0
     cat <&4 >/dev/null &
-    t=0
-    while [ -d "$k" ] && [ ! -f "$k/pid" ] && [ $t -lt 50 ]; do nap && t=$((t + 1)); done
-    [ -d "$k" ] || exit 1
-    d=
-    read -r d <"$k/digest" 2>/dev/null
-    [ "$d" = "$digest" ] || {
+    _t=0
+    while [ -d "$_k" ] && [ ! -f "$_k/pid" ] && [ $_t -lt 50 ]; do nap && _t=$((_t + 1)); done
+    [ -d "$_k" ] || exit 1
+    _d=
+    read -r _d <"$_k/digest" 2>/dev/null
+    [ "$_d" = "$_g" ] || {
         echo '!exec_id_reused'
         exit 0
     }
-elif [ ! -d "$k" ]; then
+elif [ ! -d "$_k" ]; then
     echo '!too_many_execs'
     exit 0
 else
-    printf '%s\n' "$digest" >"$k/digest"
-    get && input=$v
-    get && dir=$v
+    printf '%s\n' "$_g" >"$_k/digest"
+    get && _i=$_v
+    get && _dir=$_v
     set --
-    get && n=$v
-    while [ "$n" -gt 0 ]; do get && set -- "$@" "$v" && n=$((n - 1)); done
-    get && n=$v
-    while [ "$n" -gt 0 ]; do get && set -- "$@" "$v" && n=$((n - 1)); done
-    in=/dev/null
-    if [ "$input" != 0 ]; then
-        in=$k/in
-        feed "$input" >"$in" || {
-            rm -rf "$k"
+    get && _n=$_v
+    while [ "$_n" -gt 0 ]; do get && set -- "$@" "$_v" && _n=$((_n - 1)); done
+    get && _n=$_v
+    while [ "$_n" -gt 0 ]; do get && set -- "$@" "$_v" && _n=$((_n - 1)); done
+    _in=/dev/null
+    if [ "$_i" != 0 ]; then
+        _in=$_k/in
+        feed "$_i" >"$_in" || {
+            rm -rf "$_k"
             exit 1
         }
     fi
-    : >"$k/out" && : >"$k/err" || {
-        rm -rf "$k"
+    : >"$_k/out" && : >"$_k/err" || {
+        rm -rf "$_k"
         exit 1
     }
-    if [ -n "$dir" ]; then
-        CDPATH='' cd -- "$dir" || {
-            rm -rf "$k"
-            printf '%s !\n' "$nonce"
+    if [ -n "$_dir" ]; then
+        CDPATH='' cd -- "$_dir" || {
+            rm -rf "$_k"
+            printf '%s !\n' "$_z"
             exit 0
         }
     fi
-    if [ -n "$h" ]; then LC_ALL=$c; else unset LC_ALL; fi
-    own=
-    command -v setsid >/dev/null && own=setsid
+    if [ -n "$_h" ]; then LC_ALL=$_c; else unset LC_ALL; fi
+    _own=
+    command -v setsid >/dev/null && _own=setsid
     (
         trap '' HUP
         limit() {
-            (ulimit -f "$blocks" && exec cat >"$1")
+            (ulimit -f "$_o" && exec cat >"$1")
             cat >/dev/null
         }
         centiseconds
-        t0=$u
+        _t0=$_u
         {
             {
                 {
-                    $own sh -c 'k=$1; shift; read -r s <"/proc/$$/stat"; a=${s##*) }
-                        a=$(set -f; set -- $a; echo "${20-0}"); echo "$$ $a" >"$k/pid.new"; mv "$k/pid.new" "$k/pid"
-                        exec env "$@"' sh "$k" "$@" <"$in" 3>&-
-                    echo $? >"$k/code"
-                } 2>&1 >&3 | limit "$k/err"
-            } 3>&1 | limit "$k/out"
+                    $_own sh -c '_k=$1; shift; read -r _s <"/proc/$$/stat"; _a=${_s##*) }
+                        _a=$(set -f; set -- $_a; echo "${20-0}"); echo "$$ $_a" >"$_k/pid.new"; mv "$_k/pid.new" "$_k/pid"
+                        exec env "$@"' sh "$_k" "$@" <"$_in" 3>&-
+                    echo $? >"$_k/code"
+                } 2>&1 >&3 | limit "$_k/err"
+            } 3>&1 | limit "$_k/out"
         } &
-        n=0
-        while [ ! -f "$k/code" ]; do
-            if [ $n -lt 20 ]; then nap; else sleep 1; fi
-            n=$((n + 1))
+        _n=0
+        while [ ! -f "$_k/code" ]; do
+            if [ $_n -lt 20 ]; then nap; else sleep 1; fi
+            _n=$((_n + 1))
             centiseconds
-            if [ "$most" -gt 0 ] && [ $((u - t0)) -ge $((most * 100)) ] && [ ! -f "$k/code" ]; then
-                : >"$k/timedout"
-                read -r p s <"$k/pid"
-                end_tree "$p" "$s"
-                t=0
-                while [ ! -f "$k/code" ] && [ $t -lt 10 ]; do nap && t=$((t + 1)); done
-                [ -f "$k/code" ] || echo 137 >"$k/code"
+            if [ "$_m" -gt 0 ] && [ $((_u - _t0)) -ge $((_m * 100)) ] && [ ! -f "$_k/code" ]; then
+                : >"$_k/timedout"
+                read -r _p _s <"$_k/pid"
+                end_tree "$_p" "$_s"
+                _t=0
+                while [ ! -f "$_k/code" ] && [ $_t -lt 10 ]; do nap && _t=$((_t + 1)); done
+                [ -f "$_k/code" ] || echo 137 >"$_k/code"
             fi
         done
         centiseconds
         nap
-        read -r n <"$k/code"
-        rm -f "$k/in"
-        date +%s >"$k/at"
-        echo "$n $(((u - t0) * 10))" >"$k/end.new"
-        mv "$k/end.new" "$k/end"
+        read -r _n <"$_k/code"
+        rm -f "$_k/in"
+        date +%s >"$_k/at"
+        echo "$_n $(((_u - _t0) * 10))" >"$_k/end.new"
+        mv "$_k/end.new" "$_k/end"
     ) </dev/null >/dev/null 2>&1 &
-    t=0
-    while [ ! -f "$k/pid" ] && [ ! -f "$k/code" ] && [ $t -lt 50 ]; do nap && t=$((t + 1)); done
+    _t=0
+    while [ ! -f "$_k/pid" ] && [ ! -f "$_k/code" ] && [ $_t -lt 50 ]; do nap && _t=$((_t + 1)); done
 fi
-p=0 s=0
-read -r p s <"$k/pid" 2>/dev/null
-printf '%s %s %s\n' "$nonce" "${p:-0}" "${s:-0}"
-n=0
-while [ -d "$k" ] && [ ! -f "$k/end" ]; do
-    if [ $n -lt 20 ]; then nap; else sleep 1; fi
-    n=$((n + 1))
+_p=0 _s=0
+read -r _p _s <"$_k/pid" 2>/dev/null
+printf '%s %s %s\n' "$_z" "${_p:-0}" "${_s:-0}"
+_n=0
+while [ -d "$_k" ] && [ ! -f "$_k/end" ]; do
+    if [ $_n -lt 20 ]; then nap; else sleep 1; fi
+    _n=$((_n + 1))
 done
-[ -f "$k/end" ] || exit 1
-cat "$k/out"
-cat "$k/err" >&2
-e=$(outcome)
-printf '\000%s %s\n' "$nonce" "$e" >&2
-printf '\000%s %s\n' "$nonce" "$e"
+[ -f "$_k/end" ] || exit 1
+cat "$_k/out"
+cat "$_k/err" >&2
+_e=$(outcome)
+printf '\000%s %s\n' "$_z" "$_e" >&2
+printf '\000%s %s\n' "$_z" "$_e"

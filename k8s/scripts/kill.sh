@@ -1,5 +1,5 @@
 # use: get nap tree
 # Parameters: process, its start time.
-get && p=$v
-get && end_tree "$p" "$v"
+get && p=$_v
+get && end_tree "$p" "$_v"
 if [ -z "$live" ]; then echo +gone; else echo "+left$live"; fi

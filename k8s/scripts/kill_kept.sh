@@ -1,16 +1,16 @@
 # use: get nap tree kept
 # Parameters: id.
-get && kept "$v"
-[ -d "$k" ] || {
+get && kept "$_v"
+[ -d "$_k" ] || {
     echo '!exec_not_found'
     exit 0
 }
-if [ ! -f "$k/end" ] && read -r p s <"$k/pid"; then
-    : >"$k/killed"
-    end_tree "$p" "$s"
-    [ -f "$k/code" ] || echo 137 >"$k/code"
-    t=0
-    while [ ! -f "$k/end" ] && [ $t -lt 30 ]; do nap && t=$((t + 1)); done
+if [ ! -f "$_k/end" ] && read -r _p _s <"$_k/pid"; then
+    : >"$_k/killed"
+    end_tree "$_p" "$_s"
+    [ -f "$_k/code" ] || echo 137 >"$_k/code"
+    _t=0
+    while [ ! -f "$_k/end" ] && [ $_t -lt 30 ]; do nap && _t=$((_t + 1)); done
     [ -n "$live" ] && echo "+left$live" && exit 0
 fi
 echo +gone

@@ -1,6 +1,6 @@
 # use: get plain missing kernel attributes
 # Parameters: path of a directory. "+", then its entries.
-get && p=$v
+get && p=$_v
 present "$p"
 [ -d "$p" ] || fail not_a_directory
 ours "$p"

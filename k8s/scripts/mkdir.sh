@@ -1,6 +1,6 @@
 # use: get plain kernel
 # Parameters: path. "+CREATED".
-get && p=$v
+get && p=$_v
 if [ -d "$p" ]; then
     echo +0
     exit 0

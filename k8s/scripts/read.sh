@@ -1,9 +1,9 @@
 # use: get plain missing kernel
 # Parameters: path, first byte, number of bytes ("" = to the end). "+MODE SIZE MTIME REST" (REST changes with the
 # content), then the bytes. The file is opened once, so all of it is of one file.
-get && p=$v
-get && first=$v
-get && length=$v
+get && p=$_v
+get && first=$_v
+get && length=$_v
 present "$p"
 [ -d "$p" ] && fail not_a_file
 [ -f "$p" ] || {

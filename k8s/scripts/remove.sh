@@ -1,7 +1,7 @@
 # use: get plain missing kernel
 # Parameters: path, "1" for all below it too.
-get && p=$v
-get && all=$v
+get && p=$_v
+get && all=$_v
 present "$p"
 if [ -d "$p" ] && [ ! -L "$p" ]; then
     ours "$p"

@@ -1,6 +1,6 @@
 # use: get plain missing attributes
 # Parameters: path. "+", then its entry.
-get && p=$v
+get && p=$_v
 present "$p"
 echo +
 entries "$p"

@@ -2,19 +2,26 @@
 # and what still has its output (lessons I2). $set is their numbers, $root the first, which is not
 # taken for one of them when it began at another time than $start (0: any).
 scan() {
-    all=
-    for d in /proc/[0-9]*; do
-        s=
-        { IFS= read -r s <"$d/stat"; } 2>/dev/null || continue
+    all= part=
+    list=$(cat /proc/[0-9]*/stat 2>/dev/null)
+    set -f
+    IFS='
+'
+    for s in $list; do
+        s=$part$s
         case $s in
-        *") "*) ;;
-        *) s=$(cat "$d/stat" 2>/dev/null) || continue ;;
+        *") "*) part= ;;
+        *)
+            part=$s
+            continue
+            ;;
         esac
-        set -f
+        IFS=' '
         set -- ${s##*) }
-        set +f
-        all="$all ${d#/proc/}:$2:$4:$1:${20-0}"
+        all="$all ${s%% *}:$2:$4:$1:${20-0}"
     done
+    unset IFS
+    set +f
 }
 grow() {
     more=1
@@ -83,9 +90,12 @@ end_tree() {
     look
     for p in $live; do kill -TERM "$p" 2>/dev/null; done
     t=0
-    while [ -n "$live" ] && [ $t -lt 20 ]; do
+    centiseconds
+    began=$_u
+    while [ -n "$live" ] && [ $t -lt 20 ] && [ $((_u - began)) -lt 200 ]; do
         if sleep 0.1 2>/dev/null; then t=$((t + 1)); else sleep 1 && t=$((t + 10)); fi
         look
+        centiseconds
     done
     t=0
     while [ -n "$live" ] && [ $t -lt 50 ]; do

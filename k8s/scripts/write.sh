@@ -2,9 +2,9 @@
 # Parameters: path, nonce, how the input ends ("5": with the stream, "4": in pieces). The input is the content and
 # then 53 bytes "NONCE LENGTH" that say that it is whole. It goes into a file beside the target, which takes the
 # target's place only when the length is right. "+LENGTH CREATED ATTRIBUTES".
-get && p=$v
-get && nonce=$v
-get && input=$v
+get && p=$_v
+get && nonce=$_v
+get && input=$_v
 created=1
 if [ -L "$p" ]; then
     [ -f "$p" ] || fail not_a_file

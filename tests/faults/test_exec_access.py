@@ -184,9 +184,13 @@ def test_exec_S14_parameters_are_never_shell_text(fake, tmp_path):
 
 
 def test_exec_environment_is_the_sandboxs_own(fake):
-    fake.faults = {"env": {"LC_ALL": "C.UTF-8", "MINE": "1"}}
-    r = execute(fake, 'echo "$LC_ALL $MINE"; env')
-    assert r.out.startswith(b"C.UTF-8 1\n")
+    names = {name: name.upper() for name in "abcdefghiklmnopqrstuvwxyz"} | {"dir": "D", "start": "S", "input": "I", "nonce": "N"}
+    fake.faults = {"env": {"LC_ALL": "C.UTF-8", "MINE": "1", **names}}
+    for more in {}, {"keep": True, "digest": "d", "id": ID + "env"}:
+        r = execute(fake, 'echo "$LC_ALL $MINE"; env', **more)
+        assert r.out.startswith(b"C.UTF-8 1\n")
+        seen = dict(line.split("=", 1) for line in r.out.decode().splitlines()[1:] if "=" in line)
+        assert {name: seen.get(name) for name in names} == names
     assert b"AGENTTIER" not in r.out.upper()
     fake.faults = {}
 
@@ -294,13 +298,13 @@ def test_exec_background_children_delay_nothing(fake, mark):
 def test_exec_I1_timeout_ends_the_tree(fake, mark):
     r = execute(fake, f"echo before; trap '' TERM; sleep {mark} & sleep {mark}", timeoutMs=700)
     assert r.result["timedOut"] and r.result["killed"] and r.result["exitCode"] == -1
-    assert r.out == b"before\n" and 2.5 < r.took < 12
+    assert r.out == b"before\n" and 2.5 < r.took < 20
     assert not processes(mark)
 
 
 def test_exec_I2_timeout_ends_what_left_the_group(fake, mark):
     r = execute(fake, f"setsid sleep {mark} & (setsid sh -c '(sleep {mark} &)' &) ; sleep {mark}", timeoutMs=700)
-    assert r.result["timedOut"] and r.result["killed"] and r.took < 12
+    assert r.result["timedOut"] and r.result["killed"] and r.took < 20
     assert not processes(mark)
 
 

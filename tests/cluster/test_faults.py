@@ -3,7 +3,6 @@ recovers without help. The client goes on by itself, as a careful one does: it r
 503, 504 or a broken connection, and nothing else."""
 
 import os
-import pathlib
 import signal
 import threading
 import time
@@ -13,7 +12,7 @@ import pytest
 
 import testbed
 from harness import TEMPLATE, error_of, wait_for
-from testbed import NAMESPACE, get, kubectl
+from testbed import NAMESPACE, get, kubectl, processes
 
 API = "/api/v1"
 REF = {"name": TEMPLATE, "kind": "ClusterSandboxTemplate"}
@@ -118,21 +117,6 @@ def make_once(api, client, name, timeout=90):
     wait_for(running, timeout, 0.1, f"{name} running")
     assert len([p for p in made.pods() if not p["metadata"].get("deletionTimestamp")]) == 1
     return made
-
-
-def processes(pod, name):
-    """Process ids on this machine of a program in a pod."""
-    uid = pod["metadata"]["uid"]
-    found = []
-    for entry in os.listdir("/proc"):
-        if entry.isdigit():
-            try:
-                if (pathlib.Path("/proc", entry, "comm").read_text().strip() in (name, name[:15])
-                        and uid in pathlib.Path("/proc", entry, "cgroup").read_text().replace("_", "-")):
-                    found.append(int(entry))
-            except OSError:
-                pass
-    return found
 
 
 def restarts(pods):

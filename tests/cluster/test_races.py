@@ -1,6 +1,8 @@
-"""What goes wrong when things happen at once or in the wrong moment: O4, O5, O6."""
+"""What goes wrong when things happen at once or in the wrong moment: O4, O5, O6, O10."""
 
 import concurrent.futures
+import os
+import pathlib
 import time
 
 import httpx
@@ -55,6 +57,36 @@ def test_O4_reads_are_not_throttled(api):
         rate = 300 / (time.monotonic() - began)
     print(f"{rate:.0f} reads a second")
     assert rate > 30
+
+
+def memory(release, field):
+    """Of the Router's replicas, in MiB; VmRSS: now, VmHWM: at most so far."""
+    found = []
+    for pod in release.routers():
+        (pid,) = testbed.processes(pod, "agenttier-router")
+        (line,) = [line for line in pathlib.Path(f"/proc/{pid}/status").read_text().splitlines() if line.startswith(field)]
+        found.append(int(line.split()[1]) // 1024)
+    return found
+
+
+def test_O10_memory_does_not_grow_with_what_flows(api, fresh, release):
+    """Refused and accepted uploads, downloads and archives, several at once: the reference went to 329 MiB."""
+    box = api.sandbox(fresh, key="u1")
+    data = os.urandom(1 << 20) * 32
+
+    def work(i):
+        with httpx.Client(base_url=api.url, headers=api.headers, timeout=120, trust_env=False) as client:
+            path = f"{box.base}/files/workspace/file-{i}"
+            refused = client.put(path, content=data + b"x").status_code
+            return refused, client.put(path, content=data).status_code, client.get(path).content == data
+    try:
+        with concurrent.futures.ThreadPoolExecutor(6) as pool:
+            assert list(pool.map(work, range(6))) == [(413, 201, True)] * 6
+        assert len(box.get("/archive", params={"path": "/workspace", "format": "tar"}, timeout=120).content) > 6 * len(data)
+        print("MiB at most:", memory(release, "VmHWM"), "now:", memory(release, "VmRSS"))
+        assert max(memory(release, "VmHWM")) < 100 and max(memory(release, "VmRSS")) < 80
+    finally:
+        box.remove()
 
 
 def test_4_one_name_is_given_once_by_two_replicas(api, fresh, release):

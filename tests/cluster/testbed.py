@@ -112,6 +112,21 @@ def api_ready():
     return run("kubectl", "get", "--raw", "/readyz", "--request-timeout=2s", check=False).returncode == 0
 
 
+def processes(pod, name):
+    """Process ids on this machine of a program in a pod."""
+    uid = pod["metadata"]["uid"]
+    found = []
+    for entry in os.listdir("/proc"):
+        if entry.isdigit():
+            try:
+                if (pathlib.Path("/proc", entry, "comm").read_text().strip() in (name, name[:15])
+                        and uid in pathlib.Path("/proc", entry, "cgroup").read_text().replace("_", "-")):
+                    found.append(int(entry))
+            except OSError:
+                pass
+    return found
+
+
 # ---- images ----
 
 def import_image(file):

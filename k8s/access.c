@@ -215,6 +215,12 @@ static void on_end(void *ctx, const json_t *result) {
         uv_timer_start(&s->timer, on_watch, REASON_MS, REASON_MS);
 }
 
+/* Whether the runtime, if that is the way, took the connection. */
+static bool reached(const struct way_stream *s) {
+    if (s->way == WAY_RUNTIME) return runtime_access_reached(s->inner);
+    return s->way != WAY_REFERENCE || reference_exec_reached(s->inner);
+}
+
 /* Nothing was begun at the runtime: the same by another way (http-api.md 5.2). */
 static bool fall_back(struct way_stream *s) {
     cleanup_error struct error err = {0};
@@ -234,10 +240,9 @@ static bool fall_back(struct way_stream *s) {
 static void on_error(void *ctx, const struct error *err) {
     struct way_stream *s = ctx;
     cleanup_error struct error why = {0};
-    if (s->way == WAY_RUNTIME && !runtime_access_reached(s->inner) && !pod_gone(s, &why) && fall_back(s))
-        return;
-    if (s->way == WAY_RUNTIME && err->status >= 500 && strcmp(err->code, "port_closed") != 0 &&
-        strcmp(err->code, "disk_full") != 0)
+    if (!reached(s) && !pod_gone(s, &why) && fall_back(s)) return;
+    if ((s->way == WAY_RUNTIME || s->way == WAY_REFERENCE) && err->status >= 500 &&
+        strcmp(err->code, "port_closed") != 0 && strcmp(err->code, "disk_full") != 0)
         pod_knowledge_lost(s->access->knowledge, s->place.uid, false);
     if (strcmp(err->code, ERR_KUBERNETES_UNAUTHORIZED) == 0) k8s_client_refused(s->access->client);
     if (err->status >= 500) atomic_fetch_add(&s->access->lost[s->way], 1);

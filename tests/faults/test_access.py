@@ -327,6 +327,20 @@ def test_a_runtime_of_the_reference(api, router, pods, old_runtime, address, tmp
     assert r.json()["stdout"] == "in" and execs(api) == 3
 
 
+def test_W39_W63_a_runtime_of_the_reference_that_is_gone_falls_back(api, router, pods, old_runtime, address):
+    put_token(api)
+    put(api, ip=address)
+    box = Box(router)
+    harness.wait_for(lambda: box.run("true").status_code == 200, 10, 0.05, "a pod in the cache")
+    assert execs(api) == 0
+    old_runtime.kill()
+    old_runtime.wait()
+    for _ in range(2):
+        r = box.run("echo still")
+        assert r.status_code == 200 and r.json()["stdout"] == "still\n", r.text
+    assert execs(api) == 2
+
+
 def cpu_seconds(process):
     fields = pathlib.Path(f"/proc/{process.pid}/stat").read_text().rsplit(") ", 1)[1].split()
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")

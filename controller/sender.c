@@ -237,7 +237,17 @@ static void on_end(void *ctx, const struct pod_exec_outcome *outcome) {
     attempt_failed(j, why, outcome->exit_code == 126 || outcome->exit_code == 127);
 }
 static void on_error(void *ctx, const struct error *err) {
-    attempt_failed(ctx, err->message, err->status == 404);
+    struct job *j = ctx;
+    if (err->status != 404) {
+        attempt_failed(j, err->message, false);
+        return;
+    }
+    /* The pod is gone, and whoever asked will ask for the next one. */
+    struct sender *s = j->sender;
+    log_debug("a pod is gone before it got the runtime", "namespace", j->namespace, "pod", j->pod, NULL);
+    end_attempt(j);
+    drop(j);
+    look_at_jobs(s);
 }
 
 static const struct pod_exec_events events = {.on_open = on_open,

@@ -114,8 +114,8 @@ static struct object *pod_now(const struct way_stream *s) {
 static bool pod_gone(struct way_stream *s, struct error *err) {
     cleanup_object struct object *pod = pod_now(s);
     if (pod_place_gone(&s->place, pod, err)) return true;
-    /* What was killed, was killed with its pod. */
-    return s->killed && pod_place_ending(pod, err);
+    /* What was killed or broke, did so with its pod. */
+    return (s->killed || s->broken.status) && pod_place_ending(pod, err);
 }
 
 static void succeed(struct way_stream *s, const json_t *result) {
@@ -250,14 +250,15 @@ static void on_error(void *ctx, const struct error *err) {
         fail(s, &why);
     } else if (!may_have_reason(err)) {
         fail(s, err);
-    } else if (pod_gone(s, &why)) {
-        fail(s, &why);
     } else {
         struct error copy = *err;
         copy.details = json_incref(err->details);
         error_move(&s->broken, &copy);
         access_close(steal_ptr(s->inner));
-        uv_timer_start(&s->timer, on_watch, REASON_MS, REASON_MS);
+        if (pod_gone(s, &why))
+            fail(s, &why);
+        else
+            uv_timer_start(&s->timer, on_watch, REASON_MS, REASON_MS);
     }
 }
 

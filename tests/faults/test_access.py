@@ -207,6 +207,18 @@ def test_a_killed_command_of_a_deleted_pod_is_no_outcome(box, api, pods):
     assert (r.status_code, r.json()["code"]) == (502, "pod_deleted")
 
 
+def test_a_stream_that_breaks_with_a_pod_under_deletion_says_so(box, api, pods):
+    def begin_deletion():
+        pod = api.get("pods", "box-pod", "default")
+        pod["metadata"]["deletionTimestamp"] = "2026-01-01T00:00:00Z"
+        api.put("pods", pod)
+
+    pods.faults = {"no_status": True}
+    threading.Timer(0.8, begin_deletion).start()
+    r = box.run("sleep 1.5")
+    assert (r.status_code, r.json()["code"]) == (502, "pod_deleted")
+
+
 def test_a_killed_command_of_a_living_pod_is_one(box):
     assert box.run("kill -9 $$").json()["exitCode"] == 137
 

@@ -173,3 +173,13 @@ with AgentTierClient(api_url="http://agenttier-router.{testbed.NAMESPACE}.svc.cl
 
 def test_helm_test(api):
     assert "Phase:          Succeeded" in testbed.helm("test", testbed.RELEASE, "-n", testbed.NAMESPACE, "--timeout", "90s", timeout=100)
+
+
+def test_I37_S24_the_rights_of_the_chart_are_enough(api, secured):
+    """The start-up check of each replica, and nobody was refused while all of the above happened."""
+    for pod in secured.routers():
+        log = kubectl("logs", "-n", testbed.NAMESPACE, pod["metadata"]["name"])
+        assert "the account has all permissions that the Router needs" in log
+    for component in ("router", "controller"):
+        refused = [line for line in secured.logs(component, lines=-1).splitlines() if "forbidden" in line.lower()]
+        assert not refused, refused[:5]

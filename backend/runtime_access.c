@@ -109,7 +109,7 @@ static uint64_t patience_ms(const struct runtime_stream *s) {
 void stream_rearm(struct runtime_stream *s) {
     if (stream_over(s)) return;
     uint64_t ms = patience_ms(s), now = uv_now(s->loop);
-    if (s->hard_until) {
+    if (s->hard_until && !s->paused) {
         uint64_t left = s->hard_until > now ? s->hard_until - now : 1;
         if (ms == 0 || left < ms) ms = left;
     }
@@ -358,6 +358,7 @@ static void stream_pause(struct access_stream *stream) {
     struct runtime_stream *s = stream_of(stream);
     if (stream_over(s) || s->paused) return;
     s->paused = true;
+    s->paused_at = uv_now(s->loop);
     stream_rearm(s);
     update_interest(s);
 }
@@ -366,6 +367,8 @@ static void stream_resume(struct access_stream *stream) {
     struct runtime_stream *s = stream_of(stream);
     if (stream_over(s) || !s->paused) return;
     s->paused = false;
+    /* The time that the user took is not the sandbox's. */
+    if (s->hard_until) s->hard_until += uv_now(s->loop) - s->paused_at;
     stream_rearm(s);
     kick(s, 0);
 }

@@ -34,6 +34,7 @@ struct runtime_stream {
     bool want_writable, finished, send_off;
     bool body_moving;
     uint64_t hard_until; /* uv_now; 0 = none */
+    uint64_t paused_at;  /* uv_now */
     struct error deferred;
 
     struct buffer request; /* head and description */

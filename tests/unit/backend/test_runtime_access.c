@@ -39,7 +39,10 @@ struct run {
     const char *input;
     size_t input_len, input_sent;
     int64_t took;
+    uint64_t pause_ms; /* after the first data; 0 = not at all */
+    uv_timer_t resumer;
 };
+static uint64_t next_pause_ms; /* of the next run */
 
 /* ---- The scripted runtime ---- */
 
@@ -154,8 +157,22 @@ static void on_head(void *ctx, const struct access_head *head) {
 static void on_started(void *ctx) {
     ((struct run *)ctx)->started = true;
 }
+static void resume(uv_timer_t *timer) {
+    struct run *r = timer->data;
+    ck_assert_msg(!r->over, "%s", r->err.message);
+    access_resume(r->stream);
+    uv_close((uv_handle_t *)timer, NULL);
+}
+static void pause_for(struct run *r) {
+    uv_timer_init(&r->loop, &r->resumer);
+    r->resumer.data = r;
+    uv_timer_start(&r->resumer, resume, r->pause_ms, 0);
+    r->pause_ms = 0;
+    access_pause(r->stream);
+}
 static void on_data(void *ctx, int channel, const char *data, size_t len) {
     struct run *r = ctx;
+    if (r->pause_ms) pause_for(r);
     ck_assert(!r->over && len <= 65536);
     buffer_append(&r->data[channel], data, len);
     if (r->close_on_data) over(r);
@@ -192,6 +209,8 @@ static struct run *run(enum access_op op, json_t *args, serve_fn *serve, const c
     r->fd = -1;
     r->input = input;
     r->input_len = input_len;
+    r->pause_ms = next_pause_ms;
+    next_pause_ms = 0;
     uv_loop_init(&r->loop);
     start_fake(serve);
     struct access *a = runtime_access_new(locate, NULL);
@@ -546,6 +565,18 @@ static void serve_exec(int conn, const char *request) {
     say_frame(conn, 'o', "", 0);
     say_frame(conn, 'x', OUTCOME, strlen(OUTCOME));
 }
+/* The deadline behind a command's own timeout is the sandbox's, not the one of a user who reads slowly. */
+START_TEST(a_slow_reader_is_not_the_sandboxs_delay) {
+    next_pause_ms = 15500;
+    json_t *args = json_pack("{s:s, s:[s], s:i}", "id", "e1", "command", "true", "timeoutMs", 1);
+    struct run *r = run(ACCESS_EXEC, args, serve_exec, NULL, 0);
+    ck_assert_msg(r->result != NULL, "%s", r->err.message);
+    ck_assert_int_eq(json_integer_value(json_object_get(r->result, "exitCode")), 3);
+    ck_assert_int_ge(r->took, 15500);
+    done(r);
+}
+END_TEST
+
 static void serve_exec_cut(int conn, const char *request) {
     say_text(conn, UPGRADED);
     say_frame(conn, 'o', "abc", 3);
@@ -800,6 +831,7 @@ int main(void) {
     tcase_add_test(t, ports);
     tcase_add_test(t, requests_that_do_not_fit);
     tcase_add_test(t, long_commands_take_several_frames);
+    tcase_add_test(t, a_slow_reader_is_not_the_sandboxs_delay);
     /* And what does not need descriptors once more, as it is in pods. */
     TCase *tcp = tcase_create("tcp");
     tcase_set_timeout(tcp, 60);

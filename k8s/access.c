@@ -16,6 +16,9 @@
 #define KILLED_LOOKS 10
 #define KILLED_CODE  137 /* SIGKILL: as a shell and container runtimes report it */
 #define EARLY_MAX    65536
+#define ASKING_MAX   4   /* pods that are asked for their runtime at once, by workers */
+#define TURN_MS      20  /* how often the others look whether it is their turn */
+#define TURN_LOOKS   250 /* then pods/exec is used */
 
 /* WAY_REFERENCE: a runtime that knows nothing but POST /exec. */
 enum way { WAY_RUNTIME, WAY_REFERENCE, WAY_EXEC, WAY_DIRECT, WAY_COUNT };
@@ -26,6 +29,7 @@ struct k8s_access {
     struct k8s_config *config;
     struct store *store;
     struct pod_knowledge *knowledge;
+    _Atomic int asking;
     _Atomic uint64_t opened[WAY_COUNT], lost[WAY_COUNT], fallbacks;
 };
 
@@ -324,26 +328,53 @@ static enum way way_for(const struct way_stream *s) {
     return s->op == ACCESS_DIAL ? WAY_DIRECT : WAY_EXEC;
 }
 
+/* ---- Asking for the runtime ---- */
+
 static void ask(uv_work_t *work) {
     struct way_stream *s = work->data;
     runtime_probe(s->access->client, &s->place, s->sandbox->name, &s->found);
 }
 
+/* What is to be known is known. */
+static void go(struct way_stream *s) {
+    cleanup_error struct error err = {0};
+    if (!open_inner(s, way_for(s), &err))
+        fail(s, &err);
+    else if (s->wants || s->finished)
+        on_writable(s);
+}
+
 static void asked(uv_work_t *work, int status) {
     (void)status;
     struct way_stream *s = work->data;
-    cleanup_error struct error err = {0};
     s->working = false;
+    atomic_fetch_sub(&s->access->asking, 1);
     pod_knowledge_put(s->access->knowledge, s->place.uid, s->place.container_id, &s->found);
-    if (s->closed || s->done) {
+    if (s->closed || s->done)
         release(s);
-        return;
-    }
-    if (!open_inner(s, way_for(s), &err)) {
-        fail(s, &err);
-        return;
-    }
-    if (s->wants || s->finished) on_writable(s);
+    else
+        go(s);
+}
+
+/* False: not now. A pod may let a question wait for seconds, and the workers are everybody's. */
+static bool ask_now(struct way_stream *s) {
+    struct k8s_access *a = s->access;
+    s->working =
+        atomic_fetch_add(&a->asking, 1) < ASKING_MAX && uv_queue_work(s->loop, &s->work, ask, asked) == 0;
+    if (!s->working) atomic_fetch_sub(&a->asking, 1);
+    return s->working;
+}
+
+static void on_turn(uv_timer_t *timer) {
+    struct way_stream *s = timer->data;
+    if (s->done || s->closed) return;
+    enum knows knows =
+        pod_knowledge_get(s->access->knowledge, s->place.uid, s->place.container_id, &s->found);
+    bool known = knows != KNOWS_NOTHING || ++s->looks >= TURN_LOOKS;
+    if (!known && !ask_now(s)) return;
+    uv_timer_stop(&s->timer);
+    s->looks = 0;
+    if (known) go(s);
 }
 
 static bool find_place(struct k8s_access *a, const struct object *sandbox, struct pod_place *place,
@@ -437,8 +468,8 @@ static struct access_stream *open_stream(struct access *access, uv_loop_t *loop,
                            ? KNOWS_NO_RUNTIME
                            : pod_knowledge_get(a->knowledge, place.uid, place.container_id, &s->found);
     if (knows == KNOWS_NOTHING) {
-        s->working = uv_queue_work(loop, &s->work, ask, asked) == 0;
-        if (s->working) return &s->base;
+        if (!ask_now(s)) uv_timer_start(&s->timer, on_turn, TURN_MS, TURN_MS);
+        return &s->base;
     }
     if (open_inner(s, way_for(s), err)) return &s->base;
     way_close(&s->base);

@@ -353,6 +353,30 @@ def test_W39_W63_a_runtime_of_the_reference_that_is_gone_falls_back(api, router,
     assert execs(api) == 2
 
 
+def test_I7_pods_that_answer_nothing_keep_no_workers_from_others(api, router, pods, address):
+    """Each pod is asked for its runtime when it is first used; these take the connection and say nothing."""
+    with socket.create_server((address, 9000), backlog=100):
+        for i in range(24):
+            put_token(api, f"s{i}")
+            put(api, f"s{i}", ip=address)
+        harness.wait_for(lambda: len(router.names()) == 24, 10, 0.05, "sandboxes in the cache")
+        time.sleep(0.5)
+        answers = []
+        threads = [threading.Thread(target=lambda i=i: answers.append(Box(router, f"s{i}").run("echo ok")))
+                   for i in range(24)]
+        for thread in threads:
+            thread.start()
+        time.sleep(0.7)
+        began = time.monotonic()
+        with router.client() as client:
+            assert client.patch("/api/v1/sandboxes/s0", json={"idleTimeout": "20m"}).status_code == 200
+        took = time.monotonic() - began
+        for thread in threads:
+            thread.join()
+        assert took < 1.5, took
+        assert [a.status_code for a in answers] == [200] * 24, [a.text for a in answers]
+
+
 def cpu_seconds(process):
     fields = pathlib.Path(f"/proc/{process.pid}/stat").read_text().rsplit(") ", 1)[1].split()
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")

@@ -37,7 +37,7 @@ bool path_clean(struct slice raw, struct buffer *out, struct error *err) {
         buffer_append(out, part.ptr, part.len);
     }
     if (out->len == 0) buffer_append_char(out, '/');
-    buffer_cstr(out);
+    out->data[out->len] = '\0'; /* ".." may have shortened it */
     return true;
 }
 

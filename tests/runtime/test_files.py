@@ -30,6 +30,8 @@ def tree(rt, tmp_path):
 def test_stat(rt, tree):
     entry = rt.ask("GET", f"/stat?path={q(tree)}/dir/../dir//file").json()
     assert (entry["name"], entry["path"], entry["type"], entry["size"], entry["isDir"]) == ("file", f"{tree}/dir/file", "file", 10, False)
+    for path in ("dir/file/..", "dir/none/../", "dir/x/y/../.."):  # what was cut off does not come back
+        assert rt.ask("GET", f"/stat?path={q(tree)}/{path}").json()["path"] == f"{tree}/dir"
     assert rt.ask("GET", f"/stat?path={q(tree)}/link").json()["linkTarget"] == "dir/file"
     assert rt.ask("GET", f"/stat?path={q(tree)}/dir").json()["isDir"] is True
     rt.ask("GET", f"/stat?path={q(tree)}/none").error(404, "file_not_found")

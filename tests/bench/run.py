@@ -535,8 +535,13 @@ def authentication(rounds):
             token = issuer.token("u1", groups=[f"team-{n}" for n in range(10)], exp=int(time.time()) + 3600)
             without = lambda: wrk(open_router.url + path)  # noqa: E731
             for name, header, goal in (("read with an API key, to without", key, 0.9), ("read with a JWT, to without", f"Authorization: Bearer {token}", 0.85)):
-                ratio, a, b = compare_rates(lambda header=header: wrk(router.url + path, [header]), without, rounds)
-                row(name, f"{ratio:.2f}", f">= {goal}", ratio >= goal, f"{a:,.0f}/s against {b:,.0f}/s")
+                def load(header=header):
+                    return wrk(router.url + path, [header])
+
+                ratio, a, b = compare_rates(load, without, rounds)
+                cost = [statistics.median(cpu_per_request(r.process.pid, one) for _ in range(3)) for r, one in ((router, load), (open_router, without))]
+                row(name, f"{ratio:.2f}", f">= {goal}", ratio >= goal,
+                    f"{a:,.0f}/s against {b:,.0f}/s; {cost[0]:.1f} and {cost[1]:.1f} µs of processor time")
             with harness.Router(*flags, keys=("u1", "admin")) as full:
                 full.client("u1").post("/api/v1/sandboxes", json=sandbox).raise_for_status()
                 harness.wait_for(lambda: full.client("u1").get(path).json()["status"] == "Error", 20)

@@ -18,12 +18,15 @@ bool http1_token_valid(struct slice s) {
     return s.len > 0;
 }
 
+/* Looks at all of it in any case: a loop without a way out is done many bytes at a time. */
 bool http1_value_valid(struct slice s) {
+    unsigned bad = 0;
     for (size_t i = 0; i < s.len; i++) {
         unsigned char c = (unsigned char)s.ptr[i];
-        if ((c < 0x20 && c != '\t') || c == 0x7f) return false;
+        bad |= (unsigned)(c < 0x20) & (unsigned)(c != '\t');
+        bad |= (unsigned)(c == 0x7f);
     }
-    return true;
+    return bad == 0;
 }
 
 const struct http1_header *http1_find(const struct http1_head *head, const char *name) {

@@ -124,6 +124,7 @@ def execs(api):
 # ---- pods/exec ----
 
 
+@pytest.mark.tsan
 def test_commands_and_files_over_pods_exec(box, tmp_path):
     r = box.run("echo out; echo err >&2; exit 3")
     assert r.status_code == 200, r.text

@@ -234,11 +234,11 @@ bool history_db_add(struct history_db *db, const struct history_entry *e, struct
 
 /* ---- retention ---- */
 
-static bool prune_table(struct history_db *db, const char *table, const char *before, int most, int *removed,
-                        struct error *err) {
+static bool prune_table(struct history_db *db, const char *table, const char *which, const char *before,
+                        int most, int *removed, struct error *err) {
     char *sql =
         sqlite3_mprintf("DELETE FROM \"%w\" WHERE id IN (SELECT id FROM \"%w\"%s ORDER BY ts, id LIMIT ?2)",
-                        table, table, before ? " WHERE ts < ?1" : "");
+                        table, table, which);
     sqlite3_stmt *stmt = NULL;
     bool ok = sqlite3_prepare_v2(db->sqlite, sql, -1, &stmt, NULL) == SQLITE_OK ||
               history_db_failed(db, "prepare", err);
@@ -254,9 +254,13 @@ static bool prune_table(struct history_db *db, const char *table, const char *be
 }
 
 bool history_db_prune(struct history_db *db, const char *before, int most, int *removed, struct error *err) {
+    const char *which = before ? " WHERE ts < ?1" : "";
     *removed = 0;
-    if (!prune_table(db, "audit_events", before, most, removed, err) ||
-        !prune_table(db, "sandbox_events", before, most, removed, err))
+    /* Whoever is not even logged in must not be able to push out what users did: theirs goes first. */
+    if (!before && !prune_table(db, "audit_events", " WHERE actor = ''", NULL, most, removed, err))
+        return false;
+    if (*removed == 0 && (!prune_table(db, "audit_events", which, before, most, removed, err) ||
+                          !prune_table(db, "sandbox_events", which, before, most, removed, err)))
         return false;
     return *removed == 0 || run(db, "PRAGMA incremental_vacuum(1000)", err);
 }

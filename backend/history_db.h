@@ -46,7 +46,7 @@ bool history_db_commit(struct history_db *db, struct error *err);
 void history_db_rollback(struct history_db *db);
 
 /* Removes at most `most` of the oldest entries that are older than `before` (a text as history_entry.ts;
- * NULL: of any age). *removed: how many. */
+ * NULL: of any age, those of callers who were not logged in before all others). *removed: how many. */
 bool history_db_prune(struct history_db *db, const char *before, int most, int *removed, struct error *err);
 /* Bytes in use: the file without its free pages. */
 int64_t history_db_size(struct history_db *db);

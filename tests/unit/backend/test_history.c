@@ -444,7 +444,39 @@ START_TEST(retention) {
 }
 END_TEST
 
-RUN_TESTS("history", W93_what_was_flushed_is_there_after_reopening, events_are_written_once,
+START_TEST(W93_strangers_cannot_push_out_what_users_did) {
+    struct place p;
+    place_make(&p);
+    struct history_db *db = history_db_open(p.path, false, NULL);
+    ck_assert(history_db_begin(db, NULL));
+    for (int i = 0; i < 1000; i++) {
+        char text[64];
+        struct history_entry e = action(i, text);
+        if (i >= 100) {
+            e.actor = "";
+            e.outcome = "denied";
+        }
+        ck_assert(history_db_add(db, &e, NULL));
+    }
+    ck_assert(history_db_commit(db, NULL));
+    int removed = 0;
+    ck_assert(history_db_prune(db, NULL, 500, &removed, NULL));
+    ck_assert_int_eq(removed, 500);
+    ck_assert(history_db_prune(db, NULL, 500, &removed, NULL));
+    ck_assert_int_eq(removed, 400);
+    char *cursor = NULL;
+    cleanup_json json_t *left = history_db_query(db, &everything, &cursor, NULL);
+    ck_assert_uint_eq(json_array_size(left), 100);
+    ck_assert_str_eq(json_str_at(json_array_get(left, 0), "details.actor"), "ana");
+    ck_assert(history_db_prune(db, NULL, 30, &removed, NULL)); /* then the oldest, as ever */
+    ck_assert_int_eq(removed, 30);
+    history_db_close(db);
+    place_remove(&p);
+}
+END_TEST
+
+RUN_TESTS("history", W93_strangers_cannot_push_out_what_users_did,
+          W93_what_was_flushed_is_there_after_reopening, events_are_written_once,
           W93_the_queue_is_bounded_and_light_entries_leave_room, W93_killed_between_commits,
           many_threads_add_and_read, migrations, files_that_cannot_be_used, W93_queries_use_indexes,
           pages_lose_and_repeat_nothing, bad_cursors, order_of_cursors, retention)

@@ -47,7 +47,7 @@ json_t *share_link_new(const struct share_link_request *q, time_t now, char toke
     if (q->expires_in_ns > 0) {
         /* Not a moment shorter than was asked for: the stored time has whole seconds. */
         char at[RFC3339_MAX];
-        rfc3339_format(now + (q->expires_in_ns + 999999999) / 1000000000, at);
+        rfc3339_format(now + q->expires_in_ns / 1000000000 + (q->expires_in_ns % 1000000000 != 0), at);
         json_object_set_new(link, "expiresAt", json_string(at));
     }
     return link;

@@ -145,6 +145,16 @@ static int redeem(json_t *sandbox, const char *token, const char *who, time_t no
     return share_link_redeem(sandbox, token, &id, now, &level, &err) ? (int)level : -err.status;
 }
 
+/* The longest duration that there is, 292 years, must not come out as a link that has expired. */
+START_TEST(the_longest_link_lives) {
+    char token[SHARE_TOKEN_LEN + 1];
+    cleanup_json json_t *sandbox = linked("viewer", INT64_MAX, 0, token);
+    const json_t *link = json_array_get(json_at(sandbox, "spec.sharing.shareLinks"), 0);
+    ck_assert_str_eq(json_str_at(link, "expiresAt"), "2319-04-27T07:47:17Z");
+    ck_assert_int_eq(redeem(sandbox, token, "bo", NOW + 1), ACCESS_LEVEL_VIEWER);
+}
+END_TEST
+
 START_TEST(only_the_hash_is_stored) {
     char token[SHARE_TOKEN_LEN + 1], hash[SHA256_HEX_LEN + 1];
     cleanup_json json_t *sandbox = linked("viewer", 1500000000, 2, token);
@@ -241,5 +251,5 @@ START_TEST(useless_links_make_room) {
 END_TEST
 
 RUN_TESTS("sharing", grants_are_parsed, grants_are_changed_in_place, grants_have_a_limit, links_are_parsed,
-          only_the_hash_is_stored, links_are_redeemed_and_counted, links_expire_and_are_revoked,
-          old_and_broken_links, useless_links_make_room)
+          only_the_hash_is_stored, the_longest_link_lives, links_are_redeemed_and_counted,
+          links_expire_and_are_revoked, old_and_broken_links, useless_links_make_room)

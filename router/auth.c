@@ -107,6 +107,14 @@ static enum auth_result identify_token(struct request *r, struct slice token, bo
 }
 
 static enum auth_result identify_developer(struct request *r, const char *api_key, struct error *err) {
+    /* A page whose own name was made to lead here (DNS rebinding) is of no foreign origin. Only loopback
+     * addresses are served, so no name but this machine's is needed. */
+    if (cors_foreign_host(r)) {
+        error_set(err, 403, "host_not_allowed",
+                  "with --dev-auth, this server answers as localhost or by address only, not by the name in "
+                  "Host; --cors-allowed-origins names exceptions");
+        return conclude(r, AUTH_REFUSED, err);
+    }
     /* Without credentials the browser is all that stands between a web page and this server (S3, S4). A
      * previewed application has its own rule: its pages are of no origin at all. */
     if (strcmp(r->route->method, "*") != 0 && cors_foreign_page(r)) {

@@ -3,7 +3,10 @@
 
 #include "router/router.h"
 
+#include <arpa/inet.h>
 #include <microhttpd.h>
+#include <string.h>
+#include <strings.h>
 
 /* Byte-exact membership in the comma-separated list; "*" never matches. */
 static bool origin_allowed(const char *list, const char *origin) {
@@ -40,6 +43,37 @@ static struct slice host_of(const char *text) {
 static bool is_this_machine(struct slice host) {
     return slice_equal_nocase(host, "localhost") || slice_equal_str(host, "127.0.0.1") ||
            slice_equal_str(host, "[::1]");
+}
+
+/* A name that nobody else can make lead here: this machine's own, or an address. */
+static bool is_own_or_address(struct slice host) {
+    static const char below[] = ".localhost";
+    const size_t n = sizeof below - 1;
+    char text[INET6_ADDRSTRLEN];
+    unsigned char address[sizeof(struct in6_addr)];
+    if (is_this_machine(host)) return true;
+    if (host.len > n && slice_equal_nocase(slice_make(host.ptr + host.len - n, n), below)) return true;
+    bool bracketed = host.len > 2 && host.ptr[0] == '[' && host.ptr[host.len - 1] == ']';
+    if (bracketed) host = slice_make(host.ptr + 1, host.len - 2);
+    if (host.len >= sizeof text) return false;
+    memcpy(text, host.ptr, host.len);
+    text[host.len] = '\0';
+    return inet_pton(bracketed ? AF_INET6 : AF_INET, text, address) == 1;
+}
+
+bool cors_foreign_host(struct request *r) {
+    const char *host = request_header(r, "Host");
+    if (!host || !host[0]) return false; /* no browser */
+    struct slice name = host_of(host);
+    if (is_own_or_address(name)) return false;
+    for (const char *at = r->router->config->cors_allowed_origins; *at;) {
+        size_t n = strcspn(at, ",");
+        cleanup_free char *origin = slice_dup(slice_trim(slice_make(at, n)));
+        struct slice allowed = host_of(origin);
+        if (allowed.len == name.len && strncasecmp(allowed.ptr, name.ptr, name.len) == 0) return false;
+        at += n + (at[n] == ',');
+    }
+    return true;
 }
 
 bool cors_foreign_page(struct request *r) {

@@ -153,6 +153,33 @@ def test_S03_pages_of_this_machine_can(dev, headers):
         assert client.get(API + "/sandboxes", headers=headers).status_code == 200
 
 
+@pytest.mark.parametrize("host", ["evil.example", "evil.example:8081", "localhost.evil.example", "127.0.0.1.evil.example:8081", "evillocalhost",
+                                  "1.2.3", "0x7f000001"])
+def test_S03_a_name_that_was_made_to_lead_here_does_not_open_the_development_mode(dev, host):
+    """DNS rebinding: to the browser, the page at evil.example and this server are then of one origin, and a GET has no Origin at all."""
+    with dev.anonymous() as client:
+        for headers in ({"Host": host}, {"Host": host, "Origin": f"http://{host}"}, {"Host": host, "Sec-Fetch-Site": "same-origin"}):
+            assert error_of(client.get(API + "/sandboxes", headers=headers), 403)["code"] == "host_not_allowed"
+            error_of(client.get(API + "/sandboxes/x/preview/8080/", headers=headers), 403)
+            error_of(client.post(API + "/sandboxes", json={"name": "rebound", "template": "general-coding"}, headers=headers), 403)
+        error_of(client.get(API + "/sandboxes/rebound"), 404)
+        assert client.get("/healthz", headers={"Host": host}).status_code == 200
+
+
+@pytest.mark.parametrize("host", ["localhost", "LocalHost:8081", "box.localhost:1", "127.0.0.1", "[::1]:8081", "192.0.2.7:8081"])
+def test_S03_this_machine_and_addresses_open_it(dev, host):
+    with dev.anonymous() as client:
+        assert client.get(ME, headers={"Host": host}).status_code == 200
+
+
+def test_S03_configured_names_open_it(u1):
+    with Router("--cors-allowed-origins=https://console.example, http://dev.example:8081", dev_auth=True) as router, router.anonymous() as client:
+        assert client.get(ME, headers={"Host": "console.example"}).status_code == 200
+        assert client.get(ME, headers={"Host": "Dev.example:9"}).status_code == 200
+        error_of(client.get(ME, headers={"Host": "evil.example"}), 403)
+    assert u1.get(ME, headers={"Host": "evil.example"}).status_code == 200, "with credentials the name does not matter"
+
+
 def test_S03_configured_origins_can():
     with Router("--cors-allowed-origins=https://console.example", dev_auth=True) as router, router.anonymous() as client:
         assert client.get(ME, headers={"Origin": "https://console.example"}).status_code == 200

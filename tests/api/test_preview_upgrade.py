@@ -266,9 +266,9 @@ def test_S03_a_foreign_page_cannot_use_the_development_mode(dev):
     path = raw_app(box, 8401, "c.sendall(GRANT + b'granted')")
     lines = ["Connection: Upgrade", "Upgrade: echo"]
     for origin, wanted in (("http://evil.example", 403), (f"http://127.0.0.1:{dev.port + 1}", 403), ("null", 101),
-                           (f"http://router.test", 101), (None, 101)):
+                           ("http://box.localhost:81", 101), (None, 101)):
         with Raw(dev) as raw:
-            request = "\r\n".join([f"GET {path}/ HTTP/1.1", "Host: router.test", *lines, *([f"Origin: {origin}"] if origin else [])])
+            request = "\r\n".join([f"GET {path}/ HTTP/1.1", "Host: box.localhost:81", *lines, *([f"Origin: {origin}"] if origin else [])])
             raw.send(request + "\r\n\r\n")
             status, _, body = raw.response()
             assert status == wanted, (origin, body)

@@ -197,6 +197,14 @@ enum bearer_result bearer_verify(struct bearer *b, struct slice token, struct id
     return result;
 }
 
+bool bearer_is_ours(struct bearer *b, struct slice token) {
+    struct jwt jwt;
+    bool ours = jwt_parse(token, &jwt, NULL) &&
+                ((b->oidc && oidc_is_for_us(b->oidc, &jwt)) || (b->reviews && service_account_claimed(&jwt)));
+    jwt_free(&jwt);
+    return ours;
+}
+
 void bearer_render_metrics(struct bearer *b, struct buffer *out) {
     if (b->oidc) oidc_render_metrics(b->oidc, out);
     if (!b->reviews) return;

@@ -24,6 +24,9 @@ enum bearer_result bearer_check(struct bearer *bearer, struct slice token, const
 enum bearer_result bearer_verify(struct bearer *bearer, struct slice token, struct identity *out,
                                  struct error *err);
 
+/* Whether a token logs its holder in here, or would while it lives: nobody else must see it. From memory. */
+bool bearer_is_ours(struct bearer *bearer, struct slice token);
+
 void bearer_render_metrics(struct bearer *bearer, struct buffer *out);
 /* Lines for /readyz on what is missing; nothing when all is well. */
 void bearer_render_state(struct bearer *bearer, struct buffer *out);

@@ -104,7 +104,8 @@ static bool is_one_of(const char *text, const char *const *list) {
     return false;
 }
 
-static bool audience_valid(const json_t *claim, const char *const *audiences) {
+bool jwt_audience_valid(const json_t *claims, const char *const *audiences) {
+    const json_t *claim = json_object_get(claims, "aud");
     size_t i;
     json_t *item;
     if (json_is_string(claim)) return is_one_of(json_string_value(claim), audiences);
@@ -118,8 +119,7 @@ bool jwt_claims_valid(const json_t *claims, const struct jwt_rules *rules, time_
     if (!times_valid(claims, (double)now, err)) return false;
     const char *issuer = json_string_value(json_object_get(claims, "iss"));
     if (!issuer || strcmp(issuer, rules->issuer) != 0) return refuse(err, "it is from another issuer (iss)");
-    if (!audience_valid(json_object_get(claims, "aud"), rules->audiences))
-        return refuse(err, "it is for another audience (aud)");
+    if (!jwt_audience_valid(claims, rules->audiences)) return refuse(err, "it is for another audience (aud)");
     const char *sub = json_string_value(json_object_get(claims, "sub"));
     if (!sub || !sub[0]) return refuse(err, "it names no subject (sub)");
     if (strlen(sub) > SUB_MAX) return refuse(err, "its subject is too long (sub)");

@@ -33,6 +33,8 @@ struct jwt_rules {
     const char *issuer;           /* equal to `iss`, byte for byte */
     const char *const *audiences; /* NULL-terminated: `aud` is, or holds, one of them */
 };
+/* Whether `aud` is, or holds, one of them. */
+bool jwt_audience_valid(const json_t *claims, const char *const *audiences);
 /* exp (required), nbf, iat, iss, aud, sub. 401 invalid_token with the reason. */
 bool jwt_claims_valid(const json_t *claims, const struct jwt_rules *rules, time_t now, struct error *err);
 /* Seconds since 1970 at which the token ends, without leeway; 0 when it does not say. */

@@ -270,6 +270,10 @@ bool oidc_knows(const struct oidc *oidc, const struct jwt *token) {
     return issuer_of((struct oidc *)(uintptr_t)oidc, token) != NULL;
 }
 
+bool oidc_is_for_us(const struct oidc *oidc, const struct jwt *token) {
+    return oidc_knows(oidc, token) && jwt_audience_valid(token->claims, (const char *const *)oidc->audiences);
+}
+
 static enum oidc_result refuse(struct error *err, const char *why) {
     error_set(err, 401, "invalid_token", "the bearer token was refused: %s", why);
     return OIDC_REFUSED;

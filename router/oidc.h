@@ -22,6 +22,8 @@ void oidc_free(struct oidc *oidc); /* NULL is fine */
 
 /* Whether the token says that it is from one of the issuers. */
 bool oidc_knows(const struct oidc *oidc, const struct jwt *token);
+/* And whether it is meant for us: by its audience, too. Neither says that it is good. */
+bool oidc_is_for_us(const struct oidc *oidc, const struct jwt *token);
 
 enum oidc_result {
     OIDC_OK,          /* `out` is filled in; free with identity_free */

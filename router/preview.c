@@ -6,6 +6,8 @@
  * An upgrade (WebSocket) that the application grants (router/preview_upgrade.h) turns both connections into
  * a tunnel (router/tunnel.h). One that it does not grant is answered like any other request. */
 #include "router/activity.h"
+#include "router/auth.h"
+#include "router/bearer.h"
 #include "router/cors.h"
 #include "router/handlers.h"
 #include "router/ports.h"
@@ -377,6 +379,19 @@ static bool collect_header(void *ctx, struct slice name, struct slice value) {
     return true;
 }
 
+/* How the caller was known, to the rules of headers. An API key or the development mode needs no
+ * Authorization, so that is the application's, unless it holds a token that would log in here (W-08). */
+static enum auth_method method_of(const struct request *r, const struct header_list *list) {
+    for (size_t i = 0; i < list->count; i++) {
+        if (!slice_equal_nocase(list->items[i].name, "authorization")) continue;
+        cleanup_free char *value = slice_dup(list->items[i].value);
+        struct slice token;
+        if (auth_bearer_token(value, &token) && bearer_is_ours(r->router->bearer, token))
+            return AUTH_BY_BEARER;
+    }
+    return r->identity.auth_method;
+}
+
 /* Sends the request on p->upstream. */
 static void forward(struct preview *p) {
     struct request *r = p->r;
@@ -391,7 +406,7 @@ static void forward(struct preview *p) {
                                       .query = r->query,
                                       .client_ip = r->client_ip,
                                       .request_id = r->request_id,
-                                      .auth_method = r->identity.auth_method,
+                                      .auth_method = method_of(r, &list),
                                       .framing = p->framing,
                                       .content_length = r->body_length > 0 ? (uint64_t)r->body_length : 0,
                                       .upgrade = p->upgrade.protocol,

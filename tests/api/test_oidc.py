@@ -500,3 +500,34 @@ def test_W53_a_command_outlives_the_token_that_began_it(router, issuer):
         assert (answer.status_code, answer.json()["stdout"]) == (200, "done\n")
         error_of(client.get(box.base), 401)
     box.remove()
+
+
+# ---- previews ----
+
+def test_W08_S25_a_token_beside_an_api_key_does_not_reach_the_app(router, issuer):
+    """The key says who calls, so Authorization could be the application's: not when it would log in here. A proxy in front adds such ones."""
+    box = router.sandbox("w08", key="u1")
+    app = box.server("""
+import http.server
+class App(http.server.BaseHTTPRequestHandler):
+    def do_GET(self):
+        body = str(self.headers.get_all("Authorization")).encode()
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+http.server.ThreadingHTTPServer(("127.0.0.1", 8310), App).serve_forever()
+""", 8310)
+
+    def seen(*values):
+        answer = box.client.get(app + "/", headers=[("Authorization", value) for value in values])
+        assert answer.status_code == 200, answer.text
+        return answer.text
+
+    ours = issuer.token("ana")
+    for value in (f"Bearer {ours}", f"bearer  {ours}"):
+        assert seen(value) == "None"
+    assert ours not in seen("Basic YXBwOmFwcA==", f"Bearer {ours}")
+    for own in ("Basic YXBwOmFwcA==", "Bearer opaque", f"Bearer {issuer.token('ana', aud='the-app')}"):
+        assert seen(own) == str([own])
+    box.remove()

@@ -57,6 +57,11 @@ bool sandbox_restartable(const struct object *o) {
            json_integer_value(json_at(o->json, "status.restartCount")) < SANDBOX_RESTART_LIMIT;
 }
 
+void sandbox_plain_message(char *text) {
+    for (char *at = text; (at = strstr(at, RESTARTABLE)) != NULL;)
+        *at = 'B';
+}
+
 int64_t sandbox_limit_ms(const json_t *spec, const char *name) {
     int64_t ns;
     const char *text = json_str_at(spec, name);

@@ -22,6 +22,9 @@ int64_t sandbox_backoff_s(int64_t count);
  * sandbox_restartable() true. */
 void sandbox_restart_message(char out[SANDBOX_MESSAGE_MAX], const char *reason, int64_t count);
 bool sandbox_restartable(const struct object *sandbox);
+/* Takes out of a message that quotes strangers, such as what a container says at its end, the words that
+ * would make the sandbox restartable (crds.md: they are semantic). In place. */
+void sandbox_plain_message(char *text);
 
 /* spec.timeout or spec.idleTimeout in ms; 0 = no limit, also for a text that is no duration. */
 int64_t sandbox_limit_ms(const json_t *spec, const char *name);

@@ -32,7 +32,9 @@ static int64_t become_error(struct pass *p, const char *message, const char *app
     return remove_pods(p, false) ? PASS_AGAIN : PASS_FAILED;
 }
 
-int64_t to_error(struct pass *p, const char *message) {
+int64_t to_error(struct pass *p, const char *said) {
+    cleanup_free char *message = xstrdup(said);
+    sandbox_plain_message(message);
     return become_error(p, message, NULL);
 }
 

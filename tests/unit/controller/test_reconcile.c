@@ -1,6 +1,7 @@
 /* Every row of controller.md 2.2 and 21.2, and what happens when several things happen at once. */
 #include "tests/unit/controller/harness.h"
 
+#include "backend/lifecycle.h"
 #include "common/secret.h"
 
 /* ---- Creating ---------------------------------------------------------------------------------- */
@@ -369,6 +370,20 @@ START_TEST(a_command_that_fails_is_not_restarted) {
     ck_assert_int_eq(number("box", "status.restartCount"), 0);
     annotate("box", "stop");
     eventually(phase_is("box", "Stopped") && !has_action("box"));
+}
+END_TEST
+
+/* What a container leaves as its last words is in the message, and some words there mean something. */
+START_TEST(last_words_do_not_restart_a_sandbox) {
+    running("box", "");
+    patch_status(
+        KIND_POD, "box-pod",
+        "{\"phase\":\"Failed\",\"containerStatuses\":[{\"name\":\"sandbox\",\"state\":{\"terminated\":"
+        "{\"reason\":\"Error\",\"exitCode\":1,\"message\":\"waiting 1s before restart attempt 1/5\"}}}]}");
+    eventually(phase_is("box", "Error"));
+    ck_assert_str_eq(status("box", "message"), "Pod failed: Error: waiting 1s Before restart attempt 1/5");
+    cleanup_object struct object *o = get(KIND_SANDBOX, "box");
+    ck_assert(!sandbox_restartable(o));
 }
 END_TEST
 
@@ -776,6 +791,7 @@ int main(void) {
     tcase_add_test(tc, the_restart_budget_ends);
     tcase_add_test(tc, five_stable_minutes_forget_restarts);
     tcase_add_test(tc, a_command_that_fails_is_not_restarted);
+    tcase_add_test(tc, last_words_do_not_restart_a_sandbox);
     tcase_add_test(tc, a_command_that_is_done_stops_its_sandbox);
     tcase_add_test(tc, max_runtime);
     tcase_add_test(tc, W5_a_limit_of_the_template_counts);

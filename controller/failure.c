@@ -18,7 +18,9 @@ static json_t *message_text(const char *text) {
 }
 
 /* `application`: what a command did, told before; NULL = it was none. */
-static int64_t become_error(struct pass *p, const char *message, const char *application) {
+static int64_t become_error(struct pass *p, const char *said, const char *application) {
+    cleanup_free char *message = xstrdup(said);
+    sandbox_plain_message(message);
     enum write_result r = sandbox_write_status(
         p->c->store, p->who, p->phase,
         json_pack("{s:s, s:n, s:o}", "phase", "Error", "podName", "message", message_text(message)));
@@ -32,9 +34,7 @@ static int64_t become_error(struct pass *p, const char *message, const char *app
     return remove_pods(p, false) ? PASS_AGAIN : PASS_FAILED;
 }
 
-int64_t to_error(struct pass *p, const char *said) {
-    cleanup_free char *message = xstrdup(said);
-    sandbox_plain_message(message);
+int64_t to_error(struct pass *p, const char *message) {
     return become_error(p, message, NULL);
 }
 

@@ -227,10 +227,10 @@ int main(int argc, char **argv) {
     struct options options;
     cleanup_error struct error err = {0};
     switch (options_parse(argc, argv, &options, &err)) {
-    case OPTIONS_HELP: options_print_help(stdout); return 0;
-    case OPTIONS_VERSION: puts("agenttier-controller " AGENTTIER_VERSION); return 0;
-    case OPTIONS_ERROR: return fail(&err, 2);
-    case OPTIONS_RUN: break;
+    case FLAGS_HELP: options_print_help(stdout); return 0;
+    case FLAGS_VERSION: puts("agenttier-controller " AGENTTIER_VERSION); return 0;
+    case FLAGS_ERROR: return fail(&err, 2);
+    case FLAGS_RUN: break;
     }
     log_configure(options.log_level, options.log_format, STDERR_FILENO);
     prepare_process();

@@ -3,6 +3,7 @@
 #pragma once
 
 #include "common/error.h"
+#include "common/flags.h"
 #include "common/log.h"
 #include "controller/settings.h"
 
@@ -14,17 +15,16 @@ struct options {
     const char *watch_namespaces; /* comma-separated; "" = all */
     const char *metrics_address, *probe_address;
     const char *default_image, *default_storage_size, *memory_sidecar_image;
-    const char *runtime_path, *delivery_name, *deadline;
+    const char *runtime_path, *delivery_name;
     bool leader_elect, manage_crds;
     int max_concurrency;
     enum log_level log_level;
     enum log_format log_format;
 
-    enum runtime_delivery delivery; /* made of the above */
     int64_t creation_deadline_ms;
+    enum runtime_delivery delivery; /* made of delivery_name */
 };
 
-enum options_result { OPTIONS_RUN, OPTIONS_HELP, OPTIONS_VERSION, OPTIONS_ERROR };
 /* The strings of `o` are those of argv, of the environment, or static. */
-enum options_result options_parse(int argc, char **argv, struct options *o, struct error *err);
+enum flags_result options_parse(int argc, char **argv, struct options *o, struct error *err);
 void options_print_help(FILE *out);

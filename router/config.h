@@ -2,6 +2,7 @@
 #pragma once
 
 #include "common/error.h"
+#include "common/flags.h"
 #include "common/log.h"
 
 #include <stdbool.h>
@@ -38,16 +39,15 @@ struct config {
     int threads; /* --threads: event loops, default = cores */
     enum log_level log_level;
     enum log_format log_format;
-    char *joined[4]; /* owned texts of flags that were given more than once; config_free */
+    struct flags flags; /* owns texts of flags that were given more than once; config_free */
 };
 
 /* Whether guests get what their level says (http-api.md 3.8, W-47); else they may only look at the sandbox.
  */
 bool config_sharing_enforced(const struct config *c);
 
-enum config_result { CONFIG_SERVE, CONFIG_HELP, CONFIG_VERSION, CONFIG_ERROR };
-/* Fills in `c` from flags over environment over defaults; its strings point into argv,
- * the environment or constants. CONFIG_ERROR: err says what to change; the exit status is 2. */
-enum config_result config_parse(int argc, char **argv, struct config *c, struct error *err);
+/* Fills in `c` from flags over environment over defaults; its strings point into argv, the environment,
+ * constants or c->flags. FLAGS_ERROR: err says what to change; the exit status is 2. */
+enum flags_result config_parse(int argc, char **argv, struct config *c, struct error *err);
 void config_free(struct config *c);
 void config_print_help(FILE *out);

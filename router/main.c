@@ -159,10 +159,10 @@ int main(int argc, char **argv) {
     struct config config;
     cleanup_error struct error err = {0};
     switch (config_parse(argc, argv, &config, &err)) {
-    case CONFIG_HELP: config_print_help(stdout); return 0;
-    case CONFIG_VERSION: puts("agenttier-router " AGENTTIER_VERSION); return 0;
-    case CONFIG_ERROR: return fail(&err, 2);
-    case CONFIG_SERVE: break;
+    case FLAGS_HELP: config_print_help(stdout); return 0;
+    case FLAGS_VERSION: puts("agenttier-router " AGENTTIER_VERSION); return 0;
+    case FLAGS_ERROR: return fail(&err, 2);
+    case FLAGS_RUN: break;
     }
     if (config.dev_auth && !loopback_only(config.listen_addr)) {
         error_set(&err, 400, ERR_BAD_REQUEST,

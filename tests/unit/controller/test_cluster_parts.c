@@ -130,7 +130,7 @@ END_TEST
 
 /* ---- flags ------------------------------------------------------------------------------------- */
 
-static enum options_result flags(struct options *o, struct error *err, const char *a, const char *b) {
+static enum flags_result flags(struct options *o, struct error *err, const char *a, const char *b) {
     char program[] = "agenttier-controller";
     char *argv[] = {program, (char *)a, (char *)b, NULL};
     return options_parse(a ? b ? 3 : 2 : 1, argv, o, err);
@@ -141,7 +141,7 @@ START_TEST(flags_have_the_contracts_defaults) {
     struct error err = {0};
     unsetenv("POD_NAMESPACE");
     unsetenv("KUBECONFIG");
-    ck_assert_int_eq(flags(&o, &err, NULL, NULL), OPTIONS_RUN);
+    ck_assert_int_eq(flags(&o, &err, NULL, NULL), FLAGS_RUN);
     ck_assert_str_eq(o.metrics_address, ":8081");
     ck_assert_str_eq(o.probe_address, ":8082");
     ck_assert_str_eq(o.default_storage_size, "10Gi");
@@ -151,17 +151,17 @@ START_TEST(flags_have_the_contracts_defaults) {
     ck_assert_int_eq(o.delivery, DELIVERY_EXEC);
     ck_assert_int_eq(o.creation_deadline_ms, 600000);
     setenv("POD_NAMESPACE", "mine", 1);
-    ck_assert_int_eq(flags(&o, &err, "--leader-elect", "--manage-crds=false"), OPTIONS_RUN);
+    ck_assert_int_eq(flags(&o, &err, "--leader-elect", "--manage-crds=false"), FLAGS_RUN);
     ck_assert_str_eq(o.namespace, "mine");
     ck_assert(o.leader_elect && !o.manage_crds);
-    ck_assert_int_eq(flags(&o, &err, "--namespace", "other"), OPTIONS_RUN);
+    ck_assert_int_eq(flags(&o, &err, "--namespace", "other"), FLAGS_RUN);
     ck_assert_str_eq(o.namespace, "other");
     unsetenv("POD_NAMESPACE");
-    ck_assert_int_eq(flags(&o, &err, "--creation-deadline=0", "--runtime-delivery=image"), OPTIONS_RUN);
+    ck_assert_int_eq(flags(&o, &err, "--creation-deadline=0", "--runtime-delivery=image"), FLAGS_RUN);
     ck_assert_int_eq(o.creation_deadline_ms, 0);
     ck_assert_int_eq(o.delivery, DELIVERY_IMAGE);
-    ck_assert_int_eq(flags(&o, &err, "--help", NULL), OPTIONS_HELP);
-    ck_assert_int_eq(flags(&o, &err, "--version", NULL), OPTIONS_VERSION);
+    ck_assert_int_eq(flags(&o, &err, "--help", NULL), FLAGS_HELP);
+    ck_assert_int_eq(flags(&o, &err, "--version", NULL), FLAGS_VERSION);
 }
 END_TEST
 
@@ -182,7 +182,7 @@ START_TEST(wrong_flags_are_refused) {
     for (size_t i = 0; i < sizeof wrong / sizeof *wrong; i++) {
         struct options o;
         struct error err = {0};
-        ck_assert_msg(flags(&o, &err, wrong[i], NULL) == OPTIONS_ERROR, "%s", wrong[i]);
+        ck_assert_msg(flags(&o, &err, wrong[i], NULL) == FLAGS_ERROR, "%s", wrong[i]);
         ck_assert_str_ne(err.message, "");
     }
 }

@@ -181,9 +181,29 @@ enum preview_rule preview_answer_rule(struct slice name) {
     return PREVIEW_PASS;
 }
 
+/* Beginnings of the names of cookies that log a browser in here: ours, and the sessions of the identity-aware
+ * proxies whose headers do not pass either. They are valid for the whole origin, so whoever has one acts as
+ * the caller. */
+static const char *const login_cookies[] = {
+    "agenttier_",       "_oauth2_proxy",      "appserviceauthsession",
+    "authelia_session", "authentik_",         "awselbauth",
+    "cf_appsession",    "cf_authorization",   "gcp_iap",
+    "gcp_iaap",         "_pomerium",          "_forward_auth",
+    "mod_auth_openidc", "ory_kratos_session", "vouchcookie",
+};
+
 bool preview_cookie_is_ours(struct slice name) {
-    return starts_nocase(name, "agenttier_") || starts_nocase(name, "__host-agenttier") ||
-           starts_nocase(name, "__secure-agenttier");
+    static const char *const markers[] = {"__host-", "__secure-"};
+    if (starts_nocase(name, "__host-agenttier") || starts_nocase(name, "__secure-agenttier")) return true;
+    for (size_t i = 0; i < sizeof markers / sizeof markers[0]; i++) {
+        size_t n = strlen(markers[i]);
+        if (!starts_nocase(name, markers[i])) continue;
+        name = slice_make(name.ptr + n, name.len - n);
+        break;
+    }
+    for (size_t i = 0; i < sizeof login_cookies / sizeof login_cookies[0]; i++)
+        if (starts_nocase(name, login_cookies[i])) return true;
+    return false;
 }
 
 /* "atk_" and 43 characters of base64url: an API key (http-api.md 3.3). */

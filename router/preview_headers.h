@@ -33,7 +33,8 @@ enum preview_rule {
 };
 enum preview_rule preview_request_rule(struct slice name);
 enum preview_rule preview_answer_rule(struct slice name);
-/* Whether a cookie of that name is ours: "agenttier_...", "__Host-agenttier...". */
+/* Whether a cookie of that name logs in here: "agenttier_...", "__Host-agenttier...", or the session of a
+ * proxy before us ("_oauth2_proxy", "CF_Authorization", ...). */
 bool preview_cookie_is_ours(struct slice name);
 
 struct preview_request {

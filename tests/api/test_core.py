@@ -402,6 +402,16 @@ def test_1_16_W59_access_log(keyed, u1):
     assert not any(key in text for key in keyed.keys.values())
 
 
+def test_S28_a_key_given_for_its_id_is_not_logged(keyed, u1):
+    made = u1.post(API + "/user/api-keys", json={"name": "mistaken"}).json()
+    for number, path in enumerate((f"/user/api-keys/{made['key']}", f"/sandboxes/{made['key']}", f"/nowhere/{made['key']}/x")):
+        u1.delete(API + path, headers={"X-Request-ID": f"mistaken-{number}"})
+    wait_for(lambda: "mistaken-2" in keyed.log.read_text(errors="replace"), what="log line")
+    text = keyed.log.read_text(errors="replace")
+    assert made["key"] not in text and "/user/api-keys/[redacted]" in text
+    assert u1.delete(f"{API}/user/api-keys/{made['id']}").status_code == 200
+
+
 # ---- the OpenAPI document ----
 
 def test_openapi_document_is_valid_3_1(keyed):

@@ -144,6 +144,13 @@ START_TEST(no_credential_of_ours_passes) {
         header("Cookie", "  __host-agenttier_preview=seed ;__Secure-agenttier=seed"),
         header("Cookie", "app=1; agenttier_session=\"seed\"; theme=dark"),
         header("Cookie", "k=" KEY),
+        header(
+            "Cookie",
+            "_oauth2_proxy=seed; _oauth2_proxy_0=seed; __Host-_oauth2_proxy=seed; __Secure-GCP_IAP_UID=seed"),
+        header("Cookie", "CF_Authorization=seed; AWSELBAuthSessionCookie-0=seed; AppServiceAuthSession=seed; "
+                         "_pomerium=seed"),
+        header("Cookie",
+               "authelia_session=seed; mod_auth_openidc_session=seed; _forward_auth=seed; VouchCookie=seed"),
         header("X-Custom", "prefix " KEY " suffix"),
         header("Idempotency-Key", "job-1"),
         header("Referer", "http://router.example:8080/ui?token=seed"),
@@ -345,6 +352,8 @@ START_TEST(cookies_stay_under_the_prefix) {
         {"agenttier_session=evil", NULL},
         {"AgentTier_session=evil; Path=/", NULL},
         {" __Host-agenttier =evil; Path=/; Secure", NULL},
+        {"_oauth2_proxy=evil", NULL},
+        {"__Host-id=app; Path=/; Secure", "__Host-id=app; Secure; Path=" P "/"},
         {"=agenttier_session=evil", NULL},
         {"agenttier_session", NULL},
         {"", NULL},

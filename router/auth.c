@@ -199,7 +199,7 @@ static bool wants_forward(struct request *r, struct second_look *out) {
     return second_look_wanted(r->router, KIND_SERVICE, r->sandbox->namespace, name, false, out);
 }
 
-struct auth_question *auth_question_sandbox(struct request *r, bool not_running) {
+struct auth_question *auth_question_sandbox(struct request *r) {
     struct second_look look = {0};
     if (r->sandbox) {
         if (!wants_forward(r, &look)) return NULL;
@@ -207,8 +207,7 @@ struct auth_question *auth_question_sandbox(struct request *r, bool not_running)
         const char *namespace = strcmp(r->route->method, "*") != 0 ? request_query(r, "namespace") : NULL;
         if (!namespace || !namespace[0]) namespace = r->identity.sandbox_namespace;
         if (!namespace || !namespace[0]) namespace = sandbox_namespace(r->router->config);
-        if (!second_look_wanted(r->router, KIND_SANDBOX, namespace, request_param(r, "id"), not_running,
-                                &look))
+        if (!second_look_wanted(r->router, KIND_SANDBOX, namespace, request_param(r, "id"), true, &look))
             return NULL;
     }
     struct auth_question *q = xcalloc(1, sizeof *q);

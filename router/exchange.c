@@ -235,10 +235,9 @@ static void on_looked(struct exchange *x, struct auth_question *question);
 
 /* What is not known here may be known elsewhere: whether the request waits for a second look. */
 static bool looks_again(struct exchange *x, const struct error *err) {
-    bool not_running = err->status == 409;
-    bool unknown = err->status == 0 || not_running || strcmp(err->code, "sandbox_not_found") == 0 ||
+    bool unknown = err->status == 0 || err->status == 409 || strcmp(err->code, "sandbox_not_found") == 0 ||
                    strcmp(err->code, "not_owner") == 0;
-    struct auth_question *question = unknown ? auth_question_sandbox(&x->request, not_running) : NULL;
+    struct auth_question *question = unknown ? auth_question_sandbox(&x->request) : NULL;
     cleanup_error struct error busy = {0};
     if (!question) return false;
     x->stage = STAGE_AUTH;

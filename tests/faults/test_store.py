@@ -140,6 +140,22 @@ def test_4_5_with_a_preview_domain_a_forward_has_an_ingress(api):
         error = error_of(client.post("/api/v1/sandboxes/" + "n" * 60 + "/ports", json={"port": 9000}), 404)
 
 
+def test_the_second_look_does_not_tell_a_foreign_sandbox_from_none(api):
+    """Neither by what it asks the apiserver, which takes time, nor by what comes of it when that fails."""
+    with ClusterRouter(api, dev_auth=False, keys=("u1", "u2")) as router, router.client("u1") as u1, router.client("u2") as u2:
+        assert router.create("foreign", u1).status_code == 201
+        for path, wanted in (("", 404), ("/ports", 404), ("/share", 403)):
+            counts = []
+            for name in ("foreign", "missing"):
+                before = len(api.asked("GET", f"/sandboxes/{name}$"))
+                error_of(u2.get(f"/api/v1/sandboxes/{name}{path}"), wanted)
+                counts.append(len(api.asked("GET", f"/sandboxes/{name}$")) - before)
+            assert counts[0] == counts[1] == 1, (path, counts)
+        api.on("GET", r"/sandboxes/(foreign|missing)$", status(503))
+        answers = [error_of(u2.get(f"/api/v1/sandboxes/{name}"), (404, 503)) for name in ("foreign", "missing")]
+        assert answers[0]["code"] == answers[1]["code"], answers
+
+
 @pytest.mark.tsan
 def test_what_one_replica_wrote_the_other_finds_at_once(api):
     """A client behind a load balancer meets another replica before that one's watch has told."""

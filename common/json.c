@@ -58,6 +58,21 @@ json_t *json_parse(struct slice text, struct error *err) {
     return value;
 }
 
+bool json_values_within(struct slice text, size_t most) {
+    size_t count = 1;
+    bool in_string = false;
+    for (size_t i = 0; i < text.len; i++) {
+        char c = text.ptr[i];
+        if (in_string && c == '\\')
+            i++;
+        else if (c == '"')
+            in_string = !in_string;
+        else if (!in_string && (c == ',' || c == '[' || c == '{') && ++count > most)
+            return false;
+    }
+    return true;
+}
+
 static const char *type_name(const json_t *value) {
     switch (json_typeof(value)) {
     case JSON_OBJECT: return "an object";

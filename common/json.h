@@ -19,6 +19,10 @@ static inline void cleanup_json_fn(json_t **j) {
  * range: 400 bad_request. Returns a new reference or NULL. */
 json_t *json_parse(struct slice text, struct error *err);
 
+/* Whether the text has no more than `most` values, give or take empty arrays and objects: one of two bytes
+ * takes some fifty in memory. Of any bytes. */
+bool json_values_within(struct slice text, size_t most);
+
 /* As json_parse, and the value must be an object. */
 json_t *json_parse_object(struct slice text, struct error *err);
 

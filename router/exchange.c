@@ -31,6 +31,11 @@
 /* A stream that can say goodbye to a caller whose access was revoked has so long for it. */
 #define REVOKED_GRACE_MS 5000
 #define MAX_PENDING_WORK 256
+/* JSON bodies above the small size share a budget, so that one caller with many connections cannot take all
+ * memory; and a body may not become much larger as values than it is as text. */
+#define SMALL_BODY      ((size_t)64 << 10)
+#define BODY_BUDGET     (256ll << 20)
+#define BODY_VALUES_MAX 150000
 
 static _Atomic int pending_work;
 
@@ -355,6 +360,24 @@ static void begin(struct exchange *x, const char *method, const char *version) {
 
 /* ---- The body ---- */
 
+static void release_body(struct exchange *x) {
+    buffer_free(&x->body);
+    if (x->body_held) atomic_fetch_sub(&x->request.router->body_bytes, (int64_t)x->body_held);
+    x->body_held = 0;
+}
+
+/* Whether `n` more bytes of the body may be kept. */
+static bool hold_body(struct exchange *x, size_t n, struct error *err) {
+    size_t more = x->body_held ? n : x->body.len + n;
+    if (x->body.len + n <= SMALL_BODY) return true;
+    _Atomic int64_t *all = &x->request.router->body_bytes;
+    x->body_held += more;
+    if (atomic_fetch_add(all, (int64_t)more) + (int64_t)more <= BODY_BUDGET) return true;
+    error_set(err, 503, "busy", "too many large requests are under way; retry in a moment");
+    err->retry_after = 2;
+    return false;
+}
+
 static enum MHD_Result take_body(struct exchange *x, const char *data, size_t *size) {
     size_t n = *size;
     cleanup_error struct error err = {0};
@@ -383,7 +406,12 @@ static enum MHD_Result take_body(struct exchange *x, const char *data, size_t *s
         if (taken < n && !x->body_paused && x->stage == STAGE_BODY) suspend(x);
         return MHD_YES;
     }
-    buffer_append(&x->body, data, n);
+    if (hold_body(x, n, &err)) {
+        buffer_append(&x->body, data, n);
+    } else {
+        release_body(x);
+        refuse(x, &err);
+    }
     x->body_seen += n;
     x->progress_bytes += n;
     *size = 0;
@@ -405,6 +433,11 @@ static bool parse_body(struct exchange *x, struct error *err) {
     if (x->body.len == 0) {
         if (r->route->body == BODY_JSON_OPTIONAL) return (r->body = json_object()) != NULL;
         error_set(err, 400, ERR_BAD_REQUEST, "this call needs a JSON object as its body");
+        return false;
+    }
+    if (!json_values_within(buffer_slice(&x->body), BODY_VALUES_MAX)) {
+        error_set(err, 413, "body_too_large", "the body has more than the %d values that one call takes",
+                  BODY_VALUES_MAX);
         return false;
     }
     bool or_null = r->route->body == BODY_JSON_OR_NULL;
@@ -543,7 +576,7 @@ void exchange_completed(struct exchange *x, bool ok) {
     free(x->out.data);
     free(x->target);
     buffer_free(&x->path);
-    buffer_free(&x->body);
+    release_body(x);
     buffer_free(&x->headers);
     free(x);
 }

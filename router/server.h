@@ -63,6 +63,7 @@ struct exchange {
     struct framing framing;
     uint64_t body_seen;
     size_t body_limit;
+    size_t body_held; /* of the budget for large bodies */
     bool suspended, doomed, body_paused, in_callback, body_done;
     /* the answer */
     struct MHD_Response *response;

@@ -1,10 +1,11 @@
 """Rate limits, forwarded addresses, CORS of every method, security headers: http-api.md 1.10, 1.11; lessons S3, S20, S21, S32, S33."""
 
+import contextlib
 import json
 
 import pytest
 
-from harness import Raw, Router, error_of
+from harness import MiB, Raw, Router, error_of, wait_for
 
 API = "/api/v1"
 ME = API + "/user/me"
@@ -189,3 +190,37 @@ def test_S03_configured_origins_can():
 def test_S03_with_credentials_the_origin_does_not_matter(u1):
     """They are never sent by a browser on its own: there are no cookies."""
     assert u1.get(ME, headers={"Origin": "https://evil.example"}).status_code == 200
+
+
+# ---- memory ----
+
+def test_S26_a_small_body_may_not_become_a_large_value(u1):
+    """Two bytes of text a value, some fifty in memory."""
+    for path in ("/sandboxes/bulk", "/sandboxes/bulk-action"):
+        answer = u1.post(API + path, content=b'{"items": [' + b"0," * 2000000 + b"0]}")
+        assert error_of(answer, 413)["code"] == "body_too_large"
+    listed = [str(i) for i in range(100000)]
+    assert u1.put(API + "/user/preferences", json={"none": listed[:20000]}).status_code == 200
+    error_of(u1.post(API + "/sandboxes/bulk-action", json={"action": "stop", "ids": listed}), 400)
+
+
+def test_S26_large_bodies_share_a_budget_and_small_ones_go_on(keyed, u1):
+    """256 MiB of them at once, for everybody; callers that hold on to many connections get no more."""
+    size = 8 * MiB - 1024
+    head = (f"POST {API}/sandboxes/bulk HTTP/1.1\r\nHost: x\r\nX-API-Key: {keyed.keys['u1']}\r\n"
+            f"Content-Length: {size}\r\n\r\n").encode()
+    filler = b'{"items": ["' + b"x" * (size - 1000)
+
+    def another():
+        with Raw(keyed, timeout=60) as raw:
+            raw.send(head + filler + b" " * (size - len(filler)))
+            return raw.response()[0]
+
+    with contextlib.ExitStack() as stack:
+        for _ in range(32):
+            raw = stack.enter_context(Raw(keyed, timeout=60))
+            raw.send(head + filler)
+        wait_for(lambda: another() == 503, what="the end of the budget")
+        assert u1.get(ME).status_code == 200
+        assert u1.put(API + "/user/preferences", json={"a": "x" * 60000}).status_code == 200
+    wait_for(lambda: another() == 400, what="room again")

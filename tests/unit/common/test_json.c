@@ -242,5 +242,20 @@ START_TEST(test_merge_patch) {
 }
 END_TEST
 
-RUN_SUITE("json", test_parse, test_parse_refused, test_depth, test_parse_object, test_string_repaired,
-          test_readers, test_at, test_merge_patch)
+START_TEST(test_values_within) {
+    static const struct {
+        const char *text;
+        size_t values;
+    } rows[] = {
+        {"1", 1},    {"[1,2,3]", 4}, {"{\"a\":1,\"b\":[true,{}]}", 6}, {"[\",,,[[[\",\"\\\",{{\"]", 3},
+        {"\"\\", 1}, {"", 1}};
+    for (size_t i = 0; i < sizeof rows / sizeof rows[0]; i++) {
+        ck_assert_msg(json_values_within(slice_of(rows[i].text), rows[i].values), "%s", rows[i].text);
+        ck_assert_msg(rows[i].values == 1 || !json_values_within(slice_of(rows[i].text), rows[i].values - 1),
+                      "%s", rows[i].text);
+    }
+}
+END_TEST
+
+RUN_SUITE("json", test_values_within, test_parse, test_parse_refused, test_depth, test_parse_object,
+          test_string_repaired, test_readers, test_at, test_merge_patch)

@@ -4,7 +4,6 @@
 #include "common/text.h"
 #include "router/bearer.h"
 #include "router/cors.h"
-#include "router/jwt.h"
 #include "router/keys.h"
 #include "router/metrics.h"
 #include "router/ratelimit.h"
@@ -304,12 +303,11 @@ bool auth_find_sandbox(struct request *r, struct error *err) {
     return true;
 }
 
-/* A key that was revoked ends what it began. A token that ends by itself ends only what could go on forever:
- * whoever holds a long command or a file open began it in time. */
+/* A key that was revoked ends what it began. */
 static bool credential_holds(const struct request *r, bool upgraded) {
     const struct identity *id = &r->identity;
     if (id->is_key) return key_cache_valid(r->router->keys, r->key_digest);
-    return !upgraded || id->expires == 0 || time(NULL) <= id->expires + JWT_LEEWAY_SECONDS;
+    return !identity_outlived(id, upgraded, time(NULL));
 }
 
 bool auth_still_permits(const struct request *r, bool upgraded) {

@@ -34,6 +34,7 @@ bool auth_permits(struct request *r, struct error *err);
 bool auth_find_sandbox(struct request *r, struct error *err);
 
 /* Whether the caller may still use the sandbox that was found for the request: false once a share that it
- * came by is gone, its API key is revoked or has expired, or, for an upgraded connection, its token has
- * ended (W-53). The end of the sandbox itself is not this function's matter. From memory, on the loop. */
+ * came by is gone, its API key is revoked or has expired, or its token has ended: for other than upgraded
+ * connections two hours ago (W-53). The end of the sandbox itself is not this function's matter. From memory,
+ * on the loop. */
 bool auth_still_permits(const struct request *r, bool upgraded);

@@ -2,6 +2,7 @@
 #include "router/identity.h"
 
 #include "common/json.h"
+#include "router/jwt.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -31,6 +32,13 @@ void identity_copy(const struct identity *from, struct identity *to) {
     to->sandbox_namespace = dup_text(from->sandbox_namespace);
     to->sandbox_uid = dup_text(from->sandbox_uid);
     to->groups = json_incref(from->groups);
+}
+
+#define STREAM_GRACE_S (2 * 3600) /* as long as any stream of our own may take */
+
+bool identity_outlived(const struct identity *id, bool upgraded, time_t now) {
+    if (id->expires == 0) return false;
+    return now > id->expires + JWT_LEEWAY_SECONDS + (upgraded ? 0 : STREAM_GRACE_S);
 }
 
 /* Equal and not empty: an empty text never identifies anybody. */

@@ -32,6 +32,11 @@ void identity_free(struct identity *);
 /* A copy that shares the groups, which nobody changes. */
 void identity_copy(const struct identity *from, struct identity *to);
 
+/* Whether what a token began must end, since the token has: an upgraded connection then, any other stream
+ * two hours later, as whoever holds a long command or a file open began it in time. Events of a previewed
+ * application would go on forever. (W-53) Pure. */
+bool identity_outlived(const struct identity *id, bool upgraded, time_t now);
+
 enum access_level { ACCESS_LEVEL_NONE, ACCESS_LEVEL_VIEWER, ACCESS_LEVEL_COLLABORATOR, ACCESS_LEVEL_OWNER };
 /* The caller's level on a sandbox: owner by spec.createdBy.sub or admin, else by spec.sharing. Pure. */
 enum access_level identity_access(const struct identity *id, const json_t *sandbox);

@@ -128,5 +128,21 @@ START_TEST(scopes) {
 }
 END_TEST
 
-RUN_TESTS("identity", levels, nobody_owns_a_sandbox_without_an_owner, scoped_key_opens_one_sandbox_only,
-          W25_unverified_email, scopes)
+START_TEST(W53_what_a_token_began_ends) {
+    struct identity id = person("ana", "");
+    ck_assert(!identity_outlived(&id, true, 5000000000)); /* no end */
+    id.expires = 1000000;
+    static const struct {
+        time_t now;
+        bool upgraded, other;
+    } rows[] = {{999999, false, false}, {1000060, false, false}, {1000061, true, false},
+                {1007260, true, false}, {1007261, true, true},   {9000000, true, true}};
+    for (size_t i = 0; i < sizeof rows / sizeof rows[0]; i++) {
+        ck_assert_msg(identity_outlived(&id, true, rows[i].now) == rows[i].upgraded, "%zu", i);
+        ck_assert_msg(identity_outlived(&id, false, rows[i].now) == rows[i].other, "%zu", i);
+    }
+}
+END_TEST
+
+RUN_TESTS("identity", W53_what_a_token_began_ends, levels, nobody_owns_a_sandbox_without_an_owner,
+          scoped_key_opens_one_sandbox_only, W25_unverified_email, scopes)

@@ -105,7 +105,21 @@ static enum auth_result identify_token(struct request *r, struct slice token, bo
     return ask_later(r, err);
 }
 
-static enum auth_result identify_developer(struct request *r, const char *api_key, struct error *err) {
+/* Whether a key for one sandbox was presented, in either header; r->identity is its holder then. */
+static bool is_scoped_key(struct request *r, const char *api_key, const char *authorization) {
+    struct slice token;
+    bool known = api_key && is_key_text(r, api_key);
+    if (!known && authorization && auth_bearer_token(authorization, &token) && token.len <= MAX_CREDENTIAL) {
+        struct token_digest digest = token_digest_of(token);
+        known = is_key(r, &digest, AUTH_BY_BEARER);
+    }
+    if (known && r->identity.sandbox_id) return true;
+    identity_free(&r->identity);
+    return false;
+}
+
+static enum auth_result identify_developer(struct request *r, const char *api_key, const char *authorization,
+                                           struct error *err) {
     /* A page whose own name was made to lead here (DNS rebinding) is of no foreign origin. Only loopback
      * addresses are served, so no name but this machine's is needed. */
     if (cors_foreign_host(r)) {
@@ -123,10 +137,7 @@ static enum auth_result identify_developer(struct request *r, const char *api_ke
         return conclude(r, AUTH_REFUSED, err);
     }
     /* W-86: the limits of a scoped key hold in development too. */
-    if (api_key && is_key_text(r, api_key)) {
-        if (r->identity.sandbox_id) return conclude(r, AUTH_KNOWN, err);
-        identity_free(&r->identity);
-    }
+    if (is_scoped_key(r, api_key, authorization)) return conclude(r, AUTH_KNOWN, err);
     identify_as_developer(&r->identity);
     return conclude(r, AUTH_KNOWN, err);
 }
@@ -136,7 +147,7 @@ enum auth_result auth_identify(struct request *r, struct error *err) {
     const char *authorization = request_header(r, "Authorization");
     const char *query_token = takes_query_token(r) ? request_query(r, "token") : NULL;
     struct slice token = {0};
-    if (r->router->config->dev_auth) return identify_developer(r, api_key, err);
+    if (r->router->config->dev_auth) return identify_developer(r, api_key, authorization, err);
     if (api_key && api_key[0]) {
         if (is_key_text(r, api_key)) return conclude(r, AUTH_KNOWN, err);
         return may_be_new(r, slice_of(api_key)) ? ask_later(r, err) : refuse_key(r, err);

@@ -281,6 +281,24 @@ def test_S34_dev_auth_opens_everything(dev):
         assert client.delete(API + "/sandboxes/table-target").status_code == 204
 
 
+def test_W86_scoped_keys_keep_their_limits_in_the_development_mode(dev):
+    """Whichever header they come in: what holds such a key is code in a sandbox, not the developer."""
+    with dev.anonymous() as client:
+        for name in ("w86", "w86-other"):
+            assert client.post(API + "/sandboxes", json={"name": name, "template": "no-such-template"}).status_code == 201
+        key = client.post(API + "/user/api-keys", json={"sandboxId": "w86", "scopes": ["stop"]}).json()["key"]
+        whole = client.post(API + "/user/api-keys", json={}).json()["key"]
+        for headers in ({"X-API-Key": key}, {"Authorization": "Bearer " + key}, {"Authorization": "bearer  " + key}):
+            assert client.get(API + "/sandboxes/w86", headers=headers).status_code == 200
+            for method, path in (("GET", "/sandboxes"), ("GET", "/sandboxes/w86-other"), ("DELETE", "/sandboxes/w86"), ("GET", "/user/me"),
+                                 ("GET", "/sandboxes/w86/ports"), ("GET", "/admin/api-keys")):
+                assert client.request(method, API + path, headers=headers).status_code == 403, (headers, path)
+        for headers in ({"X-API-Key": whole}, {"Authorization": "Bearer " + whole}, {"Authorization": "Bearer x"}, {"Authorization": "Basic x"}):
+            assert client.get(API + "/admin/api-keys", headers=headers).status_code == 200
+        for name in ("w86", "w86-other"):
+            assert client.delete(f"{API}/sandboxes/{name}").status_code == 204
+
+
 def test_S10_scoped_key_never_says_whether_another_sandbox_exists(keyed, credentials):
     with keyed.anonymous() as client:
         for path in ("/exec", "", "/files/workspace/x", "/ports"):

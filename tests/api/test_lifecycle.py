@@ -385,7 +385,7 @@ def test_kill_9_of_the_router_and_adoption(own):
     """Sandboxes outlive the Router; what runs in them goes on; keys and files are there."""
     handle = own.sandbox("adopted", key="u1")
     handle.write("/workspace/f", b"content")
-    handle.run("nohup sh -c 'for i in $(seq 100); do echo $i > /workspace/tick; sleep 0.1; done' > /dev/null 2>&1 &")
+    handle.run("nohup sh -c 'for i in $(seq 100); do echo $i > /workspace/.tick; mv /workspace/.tick /workspace/tick; sleep 0.1; done' > /dev/null 2>&1 &")
     stopped = own.sandbox("was-stopped", key="u1")
     stopped.post("/stop")
     stopped.wait("Stopped")

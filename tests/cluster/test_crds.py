@@ -25,8 +25,19 @@ def namespace():
     for file in sorted(CRDS.glob("*.yaml")):
         kubectl("wait", "--for=condition=Established", "-f", file, "--timeout=30s")
     new_namespace(NS)
+    scale_controller(0)  # what is stored here is looked at, not carried out
     yield
+    kubectl("delete", "sandboxes.agenttier.io", "--all", "-n", NS, "--wait=false")
+    scale_controller(1)
     kubectl("delete", "namespace", NS, "--wait=false")
+
+
+def scale_controller(replicas):
+    """Where an earlier test has installed one."""
+    if get("deployment", "agenttier-controller", "-n", testbed.NAMESPACE):
+        kubectl("scale", "deployment/agenttier-controller", "-n", testbed.NAMESPACE, f"--replicas={replicas}")
+        kubectl("rollout", "status", "deployment/agenttier-controller", "-n", testbed.NAMESPACE, "--timeout=60s")
+        wait_for(lambda: replicas or not get("pods", "-n", testbed.NAMESPACE, "-l", "app.kubernetes.io/component=controller"), 30)
 
 
 def example(name):

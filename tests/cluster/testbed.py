@@ -289,8 +289,11 @@ class Sandbox(harness.Sandbox):
         return [line.strip() for line in out.splitlines()]
 
     def remove(self):
-        answer = self.delete()
-        assert answer.status_code in (204, 404), answer.text
+        def deleted():
+            answer = self.delete()
+            assert answer.status_code in (204, 404, 503), answer.text  # 503: to be repeated
+            return answer.status_code != 503
+        wait_for(deleted, 60, 0.5, f"{self.name} deleted")
         self.gone(60)
 
 

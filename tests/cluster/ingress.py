@@ -3,6 +3,7 @@
 As small as the tests allow. It honours the annotations of ingress-nginx that the chart and the Router
 set, so that a wrong or missing one shows; without them nginx's own limits hold (1 MiB, 60 s)."""
 
+import contextlib
 import json
 import pathlib
 import shutil
@@ -108,8 +109,9 @@ class IngressController:
 
     def watch(self):
         while not self.ended.wait(0.5):
-            if self.look():
-                testbed.run("nginx", "-c", self.file, "-s", "reload")
+            with contextlib.suppress(AssertionError):  # the API server goes away in the middle of a look: look again
+                if self.look():
+                    testbed.run("nginx", "-c", self.file, "-s", "reload")
 
     def knows(self, host):
         return f"server_name {host};" in self.file.read_text()

@@ -3,11 +3,11 @@
 take turns in short rounds, so that whatever else the machine does meets both; the median of the pairs counts.
 
     ./dev bench [--rounds N] [--only WORD] [--json FILE]
+    ./dev bench kubernetes [...]: kubernetes.py
 """
 
 import argparse
 import contextlib
-import http.client
 import json
 import os
 import pathlib
@@ -15,42 +15,18 @@ import re
 import shutil
 import signal
 import socket
-import sqlite3
 import statistics
 import subprocess
 import sys
 import tempfile
 import threading
 import time
-import uuid
 
-ROOT = pathlib.Path(__file__).resolve().parents[2]
-sys.path.insert(0, str(ROOT / "tests" / "api"))
-os.environ.setdefault("AGENTTIER_BUILD", str(ROOT / "build"))
+from measure import (BLOCK, CORES, SIZE, ask, begin, compare_rates, cpu_of, cpu_per_request, finish, harness, many_sandboxes, memory_of, receive,
+                     request, row, wrk)
+from harness import MiB, free_port
 
-import harness  # noqa: E402
-from harness import MiB, free_port  # noqa: E402
-
-CORES = os.cpu_count() or 1
 HELPERS = pathlib.Path(os.environ["AGENTTIER_BUILD"]) / "tests" / "bench"
-rows = []
-
-
-def row(name, value, goal, met, detail, unit=""):
-    """One line of the table. `value` and `goal` are texts, `met` whether the goal was reached."""
-    rows.append({"name": name, "value": value, "goal": goal, "met": bool(met), "detail": detail})
-    print(f"{name:<44} {value:>12} {goal:>12}  {'yes' if met else 'NO ':<4} {detail}", flush=True)
-
-
-def cpu_of(pid):
-    """Processor seconds of a process so far, with its threads."""
-    fields = pathlib.Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
-
-
-def memory_of(pid, key):
-    text = pathlib.Path(f"/proc/{pid}/status").read_text()
-    return int(re.search(rf"{key}:\s+(\d+) kB", text)[1]) * 1024
 
 
 @contextlib.contextmanager
@@ -81,32 +57,6 @@ def bare_server(body, threads=CORES):
         with program(HELPERS / "bare_server", port, threads, file.name) as process:
             listening(port)
             yield f"http://127.0.0.1:{port}", process.pid
-
-
-def wrk(url, headers=(), seconds=1, connections=32):
-    """Requests a second; fails when an answer was not 2xx."""
-    command = ["wrk", "-t1", f"-c{connections}", f"-d{seconds}s", "--timeout", "20s"]
-    for header in headers:
-        command += ["-H", header]
-    text = subprocess.run([*command, url], capture_output=True, text=True, check=True).stdout
-    if "Non-2xx" in text:
-        raise SystemExit(f"{url}: {text}")
-    return float(re.search(r"Requests/sec:\s+([\d.]+)", text)[1])
-
-
-def compare_rates(ours, peer, rounds):
-    """Both called in turns; each gives requests a second. (median ratio, median ours, median peer)"""
-    pairs = []
-    for i in range(rounds):
-        pairs.append((ours(), peer()) if i % 2 else tuple(reversed((peer(), ours()))))
-    return statistics.median(a / b for a, b in pairs), statistics.median(a for a, _ in pairs), statistics.median(b for _, b in pairs)
-
-
-def cpu_per_request(pid, load):
-    """Microseconds of the server's processor time for one request under `load()` (requests a second for a second)."""
-    before, started = cpu_of(pid), time.monotonic()
-    rate = load()
-    return (cpu_of(pid) - before) / (rate * (time.monotonic() - started)) * 1e6
 
 
 # ---- the rows ----
@@ -194,10 +144,6 @@ def preview(router, rounds):
         f"{a:,.0f}/s against {b:,.0f}/s of nginx proxy_pass, 1 KiB; {cost:.1f} and {peer_cost:.1f} µs of processor time")
 
 
-SIZE = 32 * MiB
-BLOCK = 256 * 1024
-
-
 def raw_server(folder):
     """A process that copies between a socket and a file: "u" then bytes, or "d" and the file's bytes come."""
     source = f"""
@@ -224,15 +170,6 @@ while True:
     process = subprocess.Popen([sys.executable, "-c", source, str(port), str(folder / "raw")])
     listening(port)
     return port, process
-
-
-def receive(connection, left, buffer=bytearray(BLOCK)):
-    view = memoryview(buffer)
-    while left:
-        n = connection.recv_into(view, min(left, BLOCK))
-        if not n:
-            raise SystemExit("a download was cut")
-        left -= n
 
 
 def transfers(router, rounds):
@@ -290,29 +227,6 @@ def transfers(router, rounds):
         process.kill()
         process.wait()
         shutil.rmtree(folder)
-
-
-def ask(connection, data):
-    """One request on a kept connection, its answer's body."""
-    connection.sendall(data)
-    got = b""
-    while b"\r\n\r\n" not in got:
-        more = connection.recv(65536)
-        if not more:
-            raise SystemExit("the connection was closed")
-        got += more
-    head, _, body = got.partition(b"\r\n\r\n")
-    status = int(head.split(b" ")[1])
-    length = int(re.search(rb"(?i)content-length: (\d+)", head)[1])
-    while len(body) < length:
-        body += connection.recv(65536)
-    return status, body
-
-
-def request(router, method, path, body=None):
-    text = json.dumps(body).encode() if body is not None else b""
-    return (f"{method} {path} HTTP/1.1\r\nHost: x\r\nX-API-Key: {router.keys['admin']}\r\n"
-            f"Content-Length: {len(text)}\r\n\r\n").encode() + text
 
 
 def process_one(router, name):
@@ -441,23 +355,6 @@ def memory(rounds):
         row("more memory with 64 transfers of 32 MiB", f"{more / 1e6:.1f} MB", "<= 16 MB", more <= 16e6, "32 up and 32 down at once")
 
 
-def many_sandboxes(router, count):
-    """Puts `count` stopped sandboxes of other users into the state of a Router that does not run."""
-    with sqlite3.connect(router.state_dir / "state.db") as db:
-        version = db.execute("SELECT value FROM facts WHERE name = 'version'").fetchone()[0]
-        for i in range(count):
-            version += 1
-            uid = str(uuid.UUID(int=i + 1))
-            text = {"apiVersion": "agenttier.io/v1alpha1", "kind": "Sandbox",
-                    "metadata": {"name": f"full-{i}", "namespace": "full", "uid": uid, "resourceVersion": str(version),
-                                 "creationTimestamp": "2026-01-01T00:00:00Z"},
-                    "spec": {"mode": "code", "createdBy": {"sub": f"user-{i % 100}"}, "templateRef": {"name": "t", "kind": "ClusterSandboxTemplate"}},
-                    "status": {"phase": "Stopped"}}
-            db.execute("INSERT INTO objects (kind, namespace, name, uid, version, json) VALUES ('Sandbox', 'full', ?, ?, ?, ?)",
-                       (f"full-{i}", uid, version, json.dumps(text)))
-        db.execute("UPDATE facts SET value = ? WHERE name = 'version'", (version,))
-
-
 REFUSED = """
 wrk.method = "POST"
 wrk.body = '{"name": "one-more", "namespace": "full", "template": "t"}'
@@ -562,8 +459,7 @@ def main():
     parser.add_argument("--json", help="also write the rows to this file")
     options = parser.parse_args()
     signal.signal(signal.SIGPIPE, signal.SIG_IGN)
-    print(f"{CORES} cores, load {os.getloadavg()[0]:.1f}, {options.rounds} rounds\n")
-    print(f"{'':<44} {'measured':>12} {'goal':>12}  met")
+    begin(options.rounds)
     with_router = [f for f in (reads, preview, transfers, exec_true, first_exec) if options.only in f.__name__]
     if with_router:
         with harness.Router(keys=("admin",)) as router:
@@ -577,10 +473,7 @@ def main():
     for function in (start_time, memory, quota, authentication):
         if options.only in function.__name__:
             function(options.rounds)
-    if options.json:
-        pathlib.Path(options.json).write_text(json.dumps({"cores": CORES, "rows": rows}, indent=1) + "\n")
-    missed = [r["name"] for r in rows if not r["met"]]
-    print(f"\n{len(rows) - len(missed)} of {len(rows)} goals met" + (f"; missed: {', '.join(missed)}" if missed else ""))
+    finish(options.json)
 
 
 if __name__ == "__main__":

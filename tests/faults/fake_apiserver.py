@@ -362,6 +362,14 @@ class FakeApiserver:
             obj["metadata"] = {**old["metadata"], **obj["metadata"]}
             return self._store(plural, key, obj, "MODIFIED")
 
+    def fill(self, plural, objects):
+        """Takes many objects, complete ones, that were there before anybody watched: no events, no copies."""
+        with self.lock:
+            for obj in objects:
+                self.version += 1
+                obj["metadata"]["resourceVersion"] = str(self.version)
+                self.objects[plural][obj["metadata"].get("namespace", ""), obj["metadata"]["name"]] = obj
+
     def set_status(self, plural, name, namespace="", **members):
         with self.changed:
             obj = copy.deepcopy(self.objects[plural][(namespace, name)])

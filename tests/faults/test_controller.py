@@ -6,6 +6,7 @@ import json
 import os
 import pathlib
 import re
+import shutil
 import signal
 import subprocess
 import tempfile
@@ -83,6 +84,7 @@ class Controller:
         finally:
             if self.process.poll() is None:
                 self.kill()
+            shutil.rmtree(self.folder, ignore_errors=True)
 
 
 class Kubelet:

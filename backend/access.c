@@ -27,6 +27,10 @@ int access_take_fd(struct access_stream *s) {
     return s->ops->take_fd ? s->ops->take_fd(s) : -1;
 }
 
+void access_resize(struct access_stream *s, unsigned cols, unsigned rows) {
+    if (s->ops->resize) s->ops->resize(s, cols, rows);
+}
+
 void access_close(struct access_stream *s) {
     if (s) s->ops->close(s);
 }

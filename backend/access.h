@@ -35,8 +35,27 @@ enum access_op {
                            * result: {path, entries, bytes} */
     /* within: a directory that path must not leave, also not by a symbolic link on the way: 400 bad_path */
     ACCESS_DIAL, /* args: {port}. on_connected */
+    /* args: terminal arguments below. Writes are what is typed, data what the terminal shows (channel 1).
+     * result: {exitCode?}, the shell has ended */
+    ACCESS_TERMINAL,
 };
-/* entry: {name, size, isDir, mode, modifiedAt, linkTarget?} as in http-api.md 2.9, and
+/* terminal arguments:
+ *   session     string, [A-Za-z0-9._-]{1,128}: where the image has tmux, the shell runs in its session
+ *               of this name, which is attached to when it is there and outlives this stream; without
+ *               tmux a shell of its own ends with the stream
+ *   shell       string, an absolute path, started with -l. Where it cannot be executed: /bin/sh
+ *   cols, rows  1 to 65535: the window at the start
+ *   workingDir  string, an absolute path; default: the sandbox's own
+ * on_started: the terminal is there (also when what was to run in it then fails to start). Input is
+ * text in UTF-8, taken at ends of characters; what is not UTF-8 may arrive as U+FFFD. Output is bytes
+ * as they come, which may end within a character. access_finish() does nothing: a terminal has no end
+ * of input. access_close() hangs the shell up: it and its foreground job are gone within seconds; what
+ * has left their session (tmux's server, nohup'ed and setsid'ed programs) stays, as what a command
+ * leaves behind does.
+ * Errors: 502 terminal_not_started (no shell runs; its message says why), 502 sandbox_unreachable (the
+ * connection is lost).
+ *
+ * entry: {name, size, isDir, mode, modifiedAt, linkTarget?} as in http-api.md 2.9, and
  * for ACCESS_STAT also {path, type: "file"|"dir"|"symlink"|"other"}; symlinks are followed
  * by READ and WRITE, not by STAT, LIST and REMOVE.
  *
@@ -92,7 +111,7 @@ struct access_events {
  *   504 sandbox_timeout, 404 file_not_found, 400 bad_path, 400 not_a_file,
  *   400 not_a_directory, 403 permission_denied, 409 directory_not_empty, 507 disk_full,
  *   416 range_not_satisfiable, 409 exec_id_reused, 404 exec_not_found, 429 too_many_execs,
- *   502 port_closed (nothing listens), 400 bad_archive, 413 archive_too_large */
+ *   502 port_closed (nothing listens), 502 terminal_not_started, 400 bad_archive, 413 archive_too_large */
 
 /* ---- For transports: what stands behind the functions below ---- */
 
@@ -109,7 +128,8 @@ struct access_stream_ops {
     void (*finish)(struct access_stream *);
     void (*pause)(struct access_stream *);
     void (*resume)(struct access_stream *);
-    int (*take_fd)(struct access_stream *); /* NULL: never gives a descriptor */
+    int (*take_fd)(struct access_stream *);                               /* NULL: never gives a descriptor */
+    void (*resize)(struct access_stream *, unsigned cols, unsigned rows); /* NULL: no terminal */
     void (*close)(struct access_stream *);
 };
 struct access_stream {
@@ -129,4 +149,7 @@ void access_finish(struct access_stream *s); /* no more input */
 void access_pause(struct access_stream *s);  /* no on_data until resume */
 void access_resume(struct access_stream *s);
 int access_take_fd(struct access_stream *s); /* from within on_head; caller owns it and closes the stream */
-void access_close(struct access_stream *s);  /* NULL is fine */
+/* ACCESS_TERMINAL: the window's new size (1 to 65535 each), at any time; of several that were not passed on
+ * yet the last one counts. It may overtake input. */
+void access_resize(struct access_stream *s, unsigned cols, unsigned rows);
+void access_close(struct access_stream *s); /* NULL is fine */

@@ -322,6 +322,7 @@ static enum way way_for(const struct way_stream *s) {
         [ACCESS_ARCHIVE_READ] = RUNTIME_ARCHIVE,
         [ACCESS_ARCHIVE_WRITE] = RUNTIME_ARCHIVE,
         [ACCESS_DIAL] = RUNTIME_DIAL,
+        [ACCESS_TERMINAL] = 0, /* the reference's has it too */
     };
     if (s->found.there && (s->found.features & needs[s->op]) == needs[s->op]) return WAY_RUNTIME;
     if (s->found.there && s->op == ACCESS_EXEC && reference_exec_fits(s->args)) return WAY_REFERENCE;
@@ -428,6 +429,14 @@ static int way_take_fd(struct access_stream *stream) {
     return s->inner ? access_take_fd(s->inner) : -1;
 }
 
+static void way_resize(struct access_stream *stream, unsigned cols, unsigned rows) {
+    struct way_stream *s = way_of(stream);
+    /* For the way that is still to be opened, or opened anew. */
+    json_object_set_new(s->args, "cols", json_integer(cols));
+    json_object_set_new(s->args, "rows", json_integer(rows));
+    if (s->inner) access_resize(s->inner, cols, rows);
+}
+
 static void way_close(struct access_stream *stream) {
     struct way_stream *s = way_of(stream);
     if (s->closed) return;
@@ -441,6 +450,7 @@ static const struct access_stream_ops ops = {.write = way_write,
                                              .pause = way_pause,
                                              .resume = way_resume,
                                              .take_fd = way_take_fd,
+                                             .resize = way_resize,
                                              .close = way_close};
 
 static struct access_stream *open_stream(struct access *access, uv_loop_t *loop, struct object *sandbox,

@@ -113,6 +113,8 @@ struct access_events {
  *   416 range_not_satisfiable, 409 exec_id_reused, 404 exec_not_found, 429 too_many_execs,
  *   502 port_closed (nothing listens), 502 terminal_not_started, 400 bad_archive, 413 archive_too_large */
 
+#define ERR_TERMINAL_NOT_STARTED "terminal_not_started"
+
 /* ---- For transports: what stands behind the functions below ---- */
 
 /* The first member of a transport's own structure. `open` keeps the promises of access_open and
@@ -135,6 +137,14 @@ struct access_stream_ops {
 struct access_stream {
     const struct access_stream_ops *ops;
 };
+
+/* The arguments of ACCESS_TERMINAL, checked; borrowed from `args`. False: 400. */
+struct access_terminal {
+    const char *session, *shell;
+    const char *dir; /* NULL: the sandbox's own */
+    unsigned cols, rows;
+};
+bool access_terminal_read(const json_t *args, struct access_terminal *out, struct error *err);
 
 /* ---- For users ---- */
 

@@ -6,6 +6,7 @@
  * every event the stream may be closed: `s->closed` is looked at before anything else. */
 #include "backend/runtime_socket.h"
 #include "backend/runtime_stream.h"
+#include "backend/runtime_terminal.h"
 
 #include <errno.h>
 #include <stdarg.h>
@@ -390,6 +391,7 @@ struct access_stream *runtime_access_open_at(const struct runtime_address *to, u
                                              enum access_op op, const json_t *args,
                                              const struct access_events *events, void *ctx,
                                              struct error *err) {
+    if (op == ACCESS_TERMINAL) return runtime_terminal_open(to, loop, args, events, ctx, err);
     struct runtime_address address = *to;
     cleanup_buffer struct buffer request = {0};
     if (!wire_request(op, args, &address, &request, err)) return NULL;
@@ -421,6 +423,7 @@ struct access_stream *runtime_access_open_at(const struct runtime_address *to, u
 }
 
 bool runtime_access_reached(const struct access_stream *stream) {
+    if (runtime_terminal_is(stream)) return runtime_terminal_reached(stream);
     return ((const struct runtime_stream *)stream)->reached;
 }
 

@@ -154,18 +154,22 @@ static bool append_spec(const json_t *args, struct buffer *out, struct error *er
     return true;
 }
 
+void wire_put_host(const struct runtime_address *to, struct buffer *out) {
+    if (to->unix_path[0])
+        buffer_append_str(out, "Host: sandbox\r\n");
+    else
+        buffer_printf(out, strchr(to->host, ':') ? "Host: [%s]:%u\r\n" : "Host: %s:%u\r\n", to->host,
+                      to->port);
+    if (to->token[0]) buffer_printf(out, "Authorization: Bearer %s\r\n", to->token);
+}
+
 bool wire_request(enum access_op op, const json_t *args, const struct runtime_address *to, struct buffer *out,
                   struct error *err) {
     bool local = to->unix_path[0] != 0;
     buffer_printf(out, "%s ", ops[op].method);
     if (!append_target(op, args, local && ops[op].pass_fd, out, err)) return false;
     buffer_append_str(out, " HTTP/1.1\r\n");
-    if (local)
-        buffer_append_str(out, "Host: sandbox\r\n");
-    else
-        buffer_printf(out, strchr(to->host, ':') ? "Host: [%s]:%u\r\n" : "Host: %s:%u\r\n", to->host,
-                      to->port);
-    if (to->token[0]) buffer_printf(out, "Authorization: Bearer %s\r\n", to->token);
+    wire_put_host(to, out);
     if (op == ACCESS_EXEC)
         buffer_append_str(out, "Connection: Upgrade\r\nUpgrade: agenttier-exec/1\r\n");
     else if (op == ACCESS_DIAL && !local)

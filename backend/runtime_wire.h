@@ -46,6 +46,9 @@ bool wire_exec_id_valid(const char *id);
 bool wire_request(enum access_op op, const json_t *args, const struct runtime_address *to, struct buffer *out,
                   struct error *err);
 
+/* Appends Host and, to a runtime that has a token, Authorization. */
+void wire_put_host(const struct runtime_address *to, struct buffer *out);
+
 struct wire_answer {
     enum wire_next next;
     int status;

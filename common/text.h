@@ -16,6 +16,10 @@ bool base64_decode(struct slice in, struct buffer *out);       /* strict, paddin
 bool base64url_encode(struct slice in, struct buffer *out);    /* no padding, section 5 */
 bool base64url_decode(struct slice in, struct buffer *out);    /* strict: no padding, no spare bits */
 void hex_encode(const unsigned char *in, size_t n, char *out); /* lower case; out has 2n+1 bytes */
+/* Appends `bytes` as a JSON string, with what is not UTF-8 as U+FFFD. */
+void json_text_string(struct buffer *out, struct slice bytes);
+/* The same without the quotes, for text that is sent in pieces (not cut within a character). */
+void json_text_escaped(struct buffer *out, struct slice bytes);
 /* "%41" -> "A". False: a bad escape or a decoded NUL. */
 bool percent_decode(struct slice in, struct buffer *out);
 /* Encodes everything but unreserved characters and those in `keep`. */

@@ -35,26 +35,32 @@ struct frame {
 };
 
 /* 1: a header is there; 0: not yet; else a close code. */
-static int read_header(struct slice in, struct frame *f) {
+static int read_header(struct slice in, bool masked, struct frame *f) {
     const unsigned char *p = (const unsigned char *)in.ptr;
     if (in.len < 2) return 0;
     unsigned opcode = p[0] & 15;
     bool control = opcode >= 8;
     unsigned short_len = p[1] & 127;
-    if (p[0] & RESERVED || !(p[1] & MASKED)) return CODE_PROTOCOL;
+    if (p[0] & RESERVED || !!(p[1] & MASKED) != masked) return CODE_PROTOCOL;
     if ((opcode > WEBSOCKET_BINARY && opcode < WEBSOCKET_CLOSE) || opcode > WEBSOCKET_PONG)
         return CODE_PROTOCOL;
     if (control && (!(p[0] & FIN) || short_len > CONTROL_MAX)) return CODE_PROTOCOL;
     size_t extra = short_len == 126 ? 2 : short_len == 127 ? 8 : 0;
-    if (in.len < 2 + extra + 4) return 0;
+    size_t header = 2 + extra + (masked ? 4 : 0);
+    if (in.len < header) return 0;
     uint64_t len = extra ? 0 : short_len;
     for (size_t i = 0; i < extra; i++)
         len = len << 8 | p[2 + i];
     if ((extra == 2 && len < 126) || (extra == 8 && (len < 65536 || len >> 63))) return CODE_PROTOCOL;
     *f = (struct frame){
-        .fin = p[0] & FIN, .opcode = (enum websocket_opcode)opcode, .header = 2 + extra + 4, .len = len};
-    memcpy(f->mask, p + 2 + extra, 4);
+        .fin = p[0] & FIN, .opcode = (enum websocket_opcode)opcode, .header = header, .len = len};
+    if (masked) memcpy(f->mask, p + 2 + extra, 4);
     return 1;
+}
+
+static void apply_mask(char *bytes, size_t len, const unsigned char mask[4]) {
+    for (size_t i = 0; i < len; i++)
+        bytes[i] = (char)(bytes[i] ^ (char)mask[i % 4]);
 }
 
 static bool close_code_valid(unsigned code) {
@@ -75,7 +81,7 @@ int websocket_read(struct websocket_reader *r, struct buffer *in, struct websock
     if (!r->in_message) buffer_clear(&r->message); /* what was given out last */
     for (;;) {
         struct frame f;
-        int got = read_header(buffer_slice(in), &f);
+        int got = read_header(buffer_slice(in), !r->of_server, &f);
         if (got != 1) return got;
         bool control = f.opcode >= WEBSOCKET_CLOSE;
         if (!control && (f.opcode == WEBSOCKET_CONTINUATION) != r->in_message) return CODE_PROTOCOL;
@@ -83,8 +89,7 @@ int websocket_read(struct websocket_reader *r, struct buffer *in, struct websock
         if (in->len - f.header < f.len) return 0;
         char *payload = in->data + f.header;
         size_t len = (size_t)f.len;
-        for (size_t i = 0; i < len; i++)
-            payload[i] = (char)(payload[i] ^ (char)f.mask[i % 4]);
+        if (!r->of_server) apply_mask(payload, len, f.mask);
         if (control) {
             /* A pause within a message: its few bytes are kept behind what has come of that. */
             size_t before = r->message.len;
@@ -109,20 +114,33 @@ void websocket_reader_free(struct websocket_reader *r) {
     buffer_free(&r->message);
 }
 
-void websocket_put(struct buffer *out, enum websocket_opcode opcode, struct slice payload) {
+static void put_header(struct buffer *out, enum websocket_opcode opcode, size_t len, unsigned masked) {
     unsigned char header[10] = {(unsigned char)(FIN | opcode)};
     size_t n = 2;
-    if (payload.len < 126) {
-        header[1] = (unsigned char)payload.len;
+    if (len < 126) {
+        header[1] = (unsigned char)(masked | len);
     } else {
-        size_t extra = payload.len < 65536 ? 2 : 8;
-        header[1] = extra == 2 ? 126 : 127;
+        size_t extra = len < 65536 ? 2 : 8;
+        header[1] = (unsigned char)(masked | (extra == 2 ? 126 : 127));
         for (size_t i = 0; i < extra; i++)
-            header[n + i] = (unsigned char)((uint64_t)payload.len >> (8 * (extra - 1 - i)));
+            header[n + i] = (unsigned char)((uint64_t)len >> (8 * (extra - 1 - i)));
         n += extra;
     }
     buffer_append(out, header, n);
+}
+
+void websocket_put(struct buffer *out, enum websocket_opcode opcode, struct slice payload) {
+    put_header(out, opcode, payload.len, 0);
     if (payload.len) buffer_append(out, payload.ptr, payload.len);
+}
+
+void websocket_put_masked(struct buffer *out, enum websocket_opcode opcode, struct slice payload,
+                          const unsigned char mask[4]) {
+    put_header(out, opcode, payload.len, MASKED);
+    buffer_append(out, mask, 4);
+    if (!payload.len) return;
+    buffer_append(out, payload.ptr, payload.len);
+    apply_mask(out->data + out->len - payload.len, payload.len, mask);
 }
 
 void websocket_put_close(struct buffer *out, uint16_t code, const char *reason) {

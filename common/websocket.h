@@ -1,5 +1,5 @@
-/* The server's side of WebSocket: the handshake's answer, frames of clients into messages, frames for them.
- * Strict where two readers could differ; no extensions. Pure. (RFC 6455; lesson S22) */
+/* WebSocket without its connection: the handshake's answer, frames into messages, messages into frames, of
+ * either side. Strict where two readers could differ; no extensions. Pure. (RFC 6455; lesson S22) */
 #pragma once
 
 #include "common/bytes.h"
@@ -20,6 +20,7 @@ bool websocket_accept(struct slice key, char out[WEBSOCKET_ACCEPT_LEN + 1]);
 /* Zero-initialise and set `limit`. */
 struct websocket_reader {
     size_t limit;          /* bytes of a message, also when it comes in pieces */
+    bool of_server;        /* the frames are a server's: they must not be masked */
     struct buffer message; /* the pieces so far */
     enum websocket_opcode opcode;
     bool in_message;
@@ -35,6 +36,9 @@ struct websocket_message {
 int websocket_read(struct websocket_reader *r, struct buffer *in, struct websocket_message *out);
 void websocket_reader_free(struct websocket_reader *r);
 
+/* Appends one whole frame, masked as a client must: `mask` is random. */
+void websocket_put_masked(struct buffer *out, enum websocket_opcode opcode, struct slice payload,
+                          const unsigned char mask[4]);
 /* Appends one whole frame, unmasked. */
 void websocket_put(struct buffer *out, enum websocket_opcode opcode, struct slice payload);
 void websocket_put_close(struct buffer *out, uint16_t code, const char *reason);

@@ -34,42 +34,6 @@ const char *reply_reason(int status) {
     return "Error";
 }
 
-static void escape(struct buffer *out, struct slice valid) {
-    size_t start = 0;
-    for (size_t i = 0; i < valid.len; i++) {
-        unsigned char c = (unsigned char)valid.ptr[i];
-        if (c >= 0x20 && c != '"' && c != '\\' && c != 0x7f) continue;
-        buffer_append(out, valid.ptr + start, i - start);
-        start = i + 1;
-        switch (c) {
-        case '"': buffer_append_str(out, "\\\""); break;
-        case '\\': buffer_append_str(out, "\\\\"); break;
-        case '\n': buffer_append_str(out, "\\n"); break;
-        case '\r': buffer_append_str(out, "\\r"); break;
-        case '\t': buffer_append_str(out, "\\t"); break;
-        default: buffer_printf(out, "\\u%04x", c);
-        }
-    }
-    buffer_append(out, valid.ptr + start, valid.len - start);
-}
-
-void json_text_escaped(struct buffer *out, struct slice bytes) {
-    if (bytes.len == 0) return;
-    if (utf8_valid(bytes)) {
-        escape(out, bytes);
-        return;
-    }
-    cleanup_buffer struct buffer repaired = {0};
-    utf8_repair(bytes, &repaired);
-    escape(out, buffer_slice(&repaired));
-}
-
-void json_text_string(struct buffer *out, struct slice bytes) {
-    buffer_append_char(out, '"');
-    json_text_escaped(out, bytes);
-    buffer_append_char(out, '"');
-}
-
 void json_text_error(struct buffer *out, const struct error *err) {
     buffer_printf(out, "{\"code\":%d,\"error\":", err->status);
     json_text_string(out, slice_of(err->message));

@@ -1,12 +1,8 @@
-/* Answers, and the JSON text in them. Texts of others are repaired to UTF-8 here. */
+/* Answers, and the JSON text in them. */
 #pragma once
 
+#include "common/text.h"
 #include "runtime/conn.h"
-
-/* Appends `bytes` as a JSON string, with what is not UTF-8 as U+FFFD. */
-void json_text_string(struct buffer *out, struct slice bytes);
-/* The same without the quotes, for text that is sent in pieces (not cut within a character). */
-void json_text_escaped(struct buffer *out, struct slice bytes);
 
 /* {"code":…,"error":"…","reason":"…"} and a newline. */
 void json_text_error(struct buffer *out, const struct error *err);

@@ -7,7 +7,7 @@
 #include "runtime/reply.h"
 #include "runtime/spawn.h"
 
-#include "common/json.h"
+#include "common/terminal_message.h"
 #include "common/text.h"
 #include "common/units.h"
 #include "common/websocket.h"
@@ -37,8 +37,9 @@
 
 extern char **environ;
 
-/* Arguments: session, shell. */
+/* Arguments: session, shell. An image need not have the shell that its template names (W-70). */
 static const char tmux_script[] =
+    "[ -x \"$2\" ] || set -- \"$1\" /bin/sh\n"
     "if command -v tmux >/dev/null 2>&1; then\n"
     "printf '%s\\n' 'set -g status off' 'set -g default-terminal \"tmux-256color\"' "
     "'set -ga terminal-overrides \",xterm*:smcup@:rmcup@\"' >/tmp/.agenttier-tmux.conf\n"
@@ -189,9 +190,7 @@ static void say(struct terminal *t, const struct buffer *json) {
 
 static void say_output(struct terminal *t, struct slice bytes) {
     cleanup_buffer struct buffer json = {0};
-    buffer_append_str(&json, "{\"type\":\"output\",\"data\":");
-    json_text_string(&json, bytes);
-    buffer_append_str(&json, ",\"stream\":\"stdout\"}");
+    terminal_message_put_output(&json, bytes);
     say(t, &json);
 }
 
@@ -205,8 +204,7 @@ static void say_heartbeat(struct terminal *t, int64_t now) {
     cleanup_buffer struct buffer json = {0};
     struct timespec wall;
     clock_gettime(CLOCK_REALTIME, &wall);
-    buffer_printf(&json, "{\"type\":\"heartbeat\",\"ts\":%lld}",
-                  (long long)wall.tv_sec * 1000 + wall.tv_nsec / 1000000);
+    terminal_message_put_heartbeat(&json, (int64_t)wall.tv_sec * 1000 + wall.tv_nsec / 1000000);
     say(t, &json);
     websocket_put(&t->out, WEBSOCKET_PING, slice_of(""));
     t->heartbeat_at = now + HEARTBEAT_MS;
@@ -229,24 +227,26 @@ static void flush(struct terminal *t, int64_t now) {
 /* ---- from the client ---------------------------------------------------------------------------- */
 
 static void take_message(struct terminal *t, struct slice text) {
-    struct error ignored = {0};
-    cleanup_json json_t *message = json_parse_object(text, &ignored);
-    error_clear(&ignored);
-    const char *type = json_string_value(json_object_get(message, "type"));
-    if (!type) return; /* malformed and unknown ones are ignored */
-    if (strcmp(type, "input") == 0) {
-        const json_t *data = json_object_get(message, "data");
-        if (json_is_string(data)) buffer_append(&t->input, json_string_value(data), json_string_length(data));
-    } else if (strcmp(type, "resize") == 0) {
-        struct winsize size = {0};
-        json_int_t cols = json_integer_value(json_object_get(message, "cols")),
-                   rows = json_integer_value(json_object_get(message, "rows"));
-        size.ws_col = (unsigned short)(cols < 1 ? 1 : cols > 65535 ? 65535 : cols);
-        size.ws_row = (unsigned short)(rows < 1 ? 1 : rows > 65535 ? 65535 : rows);
+    struct terminal_message m;
+    cleanup_buffer struct buffer pong = {0};
+    struct winsize size = {0};
+    terminal_message_parse(text, &m);
+    switch (m.type) {
+    case TERMINAL_INPUT: buffer_append(&t->input, m.text.ptr, m.text.len); break;
+    case TERMINAL_RESIZE:
+        size.ws_col = (unsigned short)m.cols;
+        size.ws_row = (unsigned short)m.rows;
         ioctl(t->master, TIOCSWINSZ, &size);
-    } else if (strcmp(type, "ping") == 0) {
-        websocket_put(&t->out, WEBSOCKET_TEXT, slice_of("{\"type\":\"pong\"}"));
+        break;
+    case TERMINAL_PING:
+        terminal_message_put_pong(&pong);
+        say(t, &pong);
+        break;
+    case TERMINAL_OUTPUT:
+    case TERMINAL_ERROR:
+    case TERMINAL_UNKNOWN: break; /* malformed and unknown ones are ignored */
     }
+    terminal_message_free(&m);
 }
 
 static void take_frames(struct terminal *t) {
@@ -358,9 +358,7 @@ static void run(struct terminal *t) {
 
 static void say_failure(struct terminal *t, const struct error *err) {
     cleanup_buffer struct buffer json = {0};
-    buffer_append_str(&json, "{\"type\":\"error\",\"message\":");
-    json_text_string(&json, slice_of(err->message));
-    buffer_append_char(&json, '}');
+    terminal_message_put_error(&json, err->message);
     say(t, &json);
     say_close(t, 1011, "the shell could not be started");
     conn_send(t->conn, buffer_slice(&t->out));

@@ -129,6 +129,26 @@ def test_18_6_session_without_tmux_is_a_shell(rt):
         until(ws, "shell")
 
 
+def test_W70_a_shell_that_is_not_there_is_sh(rt):
+    session = f"w70-{mark()}"
+    with pty(rt, f"shell=/no/such/shell&session={session}") as ws:
+        send(ws, type="input", data="echo i''n=$0; echo d''one\n")
+        assert "in=/bin/sh" in until(ws, "done")
+        send(ws, type="input", data="exit\n")
+        with pytest.raises(ConnectionClosed) as closed:
+            while True:
+                ws.recv(timeout=30)
+        assert closed.value.rcvd.code == 1000
+
+
+def test_18_6_a_null_byte_is_a_key(rt):
+    with pty(rt) as ws:
+        send(ws, type="input", data="stty -echo raw; echo r''eady; head -c 3 | od -An -tx1; echo d''one\n")
+        until(ws, "ready")
+        send(ws, type="input", data="a\0b")
+        assert "61 00 62" in until(ws, "done")
+
+
 UPGRADE = [("Connection", "Upgrade"), ("Upgrade", "websocket"), ("Sec-WebSocket-Version", "13"), ("Sec-WebSocket-Key", "dGhlIHNhbXBsZSBub25jZQ==")]
 
 

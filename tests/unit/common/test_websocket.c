@@ -155,6 +155,34 @@ START_TEST(frames_for_clients) {
 }
 END_TEST
 
+START_TEST(the_clients_side) {
+    static const size_t sizes[] = {0, 1, 125, 126, 65535, 65536};
+    static const unsigned char mask[4] = {1, 0x80, 0xff, 7};
+    cleanup_free char *bytes = xcalloc(1, 65536);
+    memset(bytes, 'x', 65536);
+    for (size_t i = 0; i < sizeof sizes / sizeof *sizes; i++) {
+        /* What one side writes, the other one reads, and only that one. */
+        for (int server = 0; server < 2; server++) {
+            cleanup_buffer struct buffer wire = {0};
+            struct websocket_reader r = {.limit = 100000, .of_server = server},
+                                    other = {.limit = 100000, .of_server = !server};
+            struct websocket_message m;
+            if (server)
+                websocket_put(&wire, WEBSOCKET_TEXT, slice_make(bytes, sizes[i]));
+            else
+                websocket_put_masked(&wire, WEBSOCKET_TEXT, slice_make(bytes, sizes[i]), mask);
+            cleanup_buffer struct buffer copy = {0};
+            buffer_append(&copy, wire.data, wire.len);
+            ck_assert_int_eq(websocket_read(&other, &copy, &m), 1002);
+            ck_assert_int_eq(websocket_read(&r, &wire, &m), 1);
+            ck_assert(slice_equal(m.payload, slice_make(bytes, sizes[i])) && wire.len == 0);
+            websocket_reader_free(&r);
+            websocket_reader_free(&other);
+        }
+    }
+}
+END_TEST
+
 int main(void) {
     Suite *s = suite_create("websocket");
     TCase *c = tcase_create("all");
@@ -163,6 +191,7 @@ int main(void) {
     tcase_add_test(c, messages_however_they_arrive);
     tcase_add_test(c, frames_that_fail_the_connection);
     tcase_add_test(c, frames_for_clients);
+    tcase_add_test(c, the_clients_side);
     suite_add_tcase(s, c);
     SRunner *r = srunner_create(s);
     srunner_run_all(r, CK_ENV);

@@ -1,6 +1,7 @@
 #include "k8s/config.h"
 
 #include "common/json.h"
+#include "common/lazy.h"
 #include "common/text.h"
 #include "k8s/exec_plugin.h"
 #include "k8s/kubeconfig.h"
@@ -341,8 +342,9 @@ struct k8s_config *k8s_config_load(const char *kubeconfig, const char *context, 
     pthread_mutex_init(&config->refreshing, NULL);
     pthread_mutex_init(&config->lock, NULL);
     cleanup_free char *path = kubeconfig && kubeconfig[0] ? xstrdup(kubeconfig) : usual_kubeconfig();
-    bool ok =
-        (path ? from_file(config, path, context, err) : from_pod(config, err)) && split_server(config, err);
+    bool ok = lazy_open(&lazy_curl, err) && lazy_open(&lazy_ssl, err) &&
+              (path ? from_file(config, path, context, err) : from_pod(config, err)) &&
+              split_server(config, err);
     if (ok) {
         config->tls_name =
             xstrdup(config->source.tls_server_name ? config->source.tls_server_name : config->host);

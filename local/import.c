@@ -3,6 +3,7 @@
  * elsewhere, whatever the order of its symlinks. (lessons S12, S13) */
 #include "local/rootfs.h"
 
+#include "common/lazy.h"
 #include "common/secret.h"
 #include "local/bwrap_args.h"
 #include "local/files.h"
@@ -280,7 +281,7 @@ bool rootfs_import(const char *state_dir, const char *name, const char *path, st
     cleanup_free char *unfinished = xasprintf("%s.new", generation);
     cleanup_free char *fresh = xasprintf("%s/%s", images, unfinished);
     cleanup_free char *final = xasprintf("%s/%s", images, generation);
-    if (!directory_make(fresh, err)) return false;
+    if (!lazy_open(&lazy_archive, err) || !directory_make(fresh, err)) return false;
     struct import im = {.top = open(fresh, O_PATH | O_DIRECTORY | O_CLOEXEC),
                         .from_disk = S_ISDIR(st.st_mode)};
     bool ok = im.top >= 0 && (im.from_disk ? unpack_directory(&im, path, err) : unpack_tar(&im, path, err)) &&

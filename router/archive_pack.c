@@ -1,5 +1,6 @@
 #include "router/archive_pack.h"
 
+#include "common/lazy.h"
 #include "common/tar.h"
 #include "common/text.h"
 
@@ -110,6 +111,7 @@ static bool open_writer(struct archive_pack *p) {
 }
 
 struct archive_pack *archive_pack_new(enum archive_format format, struct error *err) {
+    if (!lazy_open(&lazy_archive, err)) return NULL;
     struct archive_pack *p = xcalloc(1, sizeof *p);
     p->format = format;
     p->utf8 = newlocale(LC_CTYPE_MASK, "C.UTF-8", (locale_t)0);

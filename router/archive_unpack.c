@@ -1,5 +1,6 @@
 #include "router/archive_unpack.h"
 
+#include "common/lazy.h"
 #include "common/tar.h"
 
 #include <archive.h>
@@ -86,6 +87,7 @@ static bool zip_is_empty(int fd) {
 }
 
 struct archive_unpack *archive_unpack_new(enum archive_format format, int fd, struct error *err) {
+    if (!lazy_open(&lazy_archive, err)) return NULL;
     struct archive_unpack *u = xcalloc(1, sizeof *u);
     u->format = format;
     u->utf8 = newlocale(LC_CTYPE_MASK, "C.UTF-8", (locale_t)0);

@@ -1,6 +1,7 @@
 /* The Events of sandboxes on their way into the history, and the opening of the history: audit.h. */
 #include "router/audit.h"
 
+#include "common/lazy.h"
 #include "common/log.h"
 #include "common/units.h"
 #include "router/router.h"
@@ -108,6 +109,7 @@ bool audit_open(const struct config *config, struct history **out, struct error 
     cleanup_free char *path =
         config->history_db[0] ? xstrdup(config->history_db) : xasprintf("%s/history.db", config->state_dir);
     options.path = path;
+    if (config->history_peers[0] && !lazy_open(&lazy_curl, err)) return false; /* audit_peers.c */
     cleanup_error struct error failed = {0};
     *out = history_open(&options, &failed);
     if (!*out) log_error("there is no history of what is done", "error", failed.message, NULL);

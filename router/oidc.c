@@ -1,5 +1,6 @@
 #include "router/oidc.h"
 
+#include "common/lazy.h"
 #include "common/log.h"
 #include "common/secret.h"
 #include "common/text.h"
@@ -219,6 +220,7 @@ struct oidc *oidc_new(const struct oidc_options *o, struct error *err) {
     if (!good)
         error_set(err, 400, ERR_BAD_REQUEST, "at most %d issuers and %d audiences are taken", ISSUERS_MAX,
                   AUDIENCES_MAX);
+    good = good && lazy_open(&lazy_curl, err); /* oidc_fetch.c */
     for (size_t i = 0; i < ISSUERS_MAX; i++) {
         if (good && urls[i]) good = add_issuer(oidc, urls[i], err);
         free(urls[i]);

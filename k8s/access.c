@@ -241,9 +241,12 @@ static bool fall_back(struct way_stream *s) {
     return true;
 }
 
-static void on_error(void *ctx, const struct error *err) {
+static void on_error(void *ctx, const struct error *its) {
     struct way_stream *s = ctx;
-    cleanup_error struct error why = {0};
+    cleanup_error struct error why = {0}, known = *its;
+    struct error *err = &known;
+    json_incref(known.details);
+    k8s_client_doubt(s->access->client, err);
     if (!reached(s) && !pod_gone(s, &why) && fall_back(s)) return;
     if ((s->way == WAY_RUNTIME || s->way == WAY_REFERENCE) && err->status >= 500 &&
         strcmp(err->code, "port_closed") != 0 && strcmp(err->code, "disk_full") != 0)
@@ -255,9 +258,7 @@ static void on_error(void *ctx, const struct error *err) {
     } else if (!may_have_reason(err)) {
         fail(s, err);
     } else {
-        struct error copy = *err;
-        copy.details = json_incref(err->details);
-        error_move(&s->broken, &copy);
+        error_move(&s->broken, err);
         access_close(steal_ptr(s->inner));
         if (pod_gone(s, &why))
             fail(s, &why);

@@ -204,8 +204,10 @@ static bool has_selector(const struct cache_row *row) {
 
 /* Whether `o` says nothing that `old` does not say: by the versions where they can be compared, else by
  * who was first: what was put after `generation` is newer than what was asked for before it. */
-static bool is_old(const struct object *o, const struct object *old, uint64_t generation) {
+static bool is_old(const struct cache_row *row, const struct object *o, const struct object *old,
+                   uint64_t generation) {
     int order;
+    if (row->distrusted) return old->generation > generation;
     if (resource_version_compare(o->resource_version, old->resource_version, &order)) return order <= 0;
     return strcmp(o->resource_version, old->resource_version) == 0 || old->generation > generation;
 }
@@ -219,7 +221,7 @@ static void stamp(struct cache *c, struct object *o) {
 /* Takes `o`. */
 static void put(struct cache *c, struct cache_row *row, struct object *o, uint64_t generation) {
     struct object *old = index_get(&row->index, o->kind, o->namespace, o->name);
-    if (is_gone(c, row, o) || (old && is_old(o, old, generation))) {
+    if (is_gone(c, row, o) || (old && is_old(row, o, old, generation))) {
         object_unref(o);
         return;
     }
@@ -263,7 +265,7 @@ struct object *cache_read(struct cache *c, const struct cache_row *row, json_t *
         return NULL;
     }
     struct object *same = cache_get(c, kind, k->namespaced ? namespace : "", json_str_at(metadata, "name"));
-    if (same && strcmp(same->uid, json_str_at(metadata, "uid")) == 0 &&
+    if (same && !row->distrusted && strcmp(same->uid, json_str_at(metadata, "uid")) == 0 &&
         strcmp(same->resource_version, json_str_at(metadata, "resourceVersion")) == 0) {
         json_decref(json);
         return same;
@@ -325,8 +327,9 @@ static void remove_missing(struct cache *c, struct cache_row *row, struct object
         while (i < count && by_key(&items[i], &o) < 0)
             i++;
         int order;
-        bool newer = o->generation > generation ||
-                     (resource_version_compare(o->resource_version, version, &order) && order > 0);
+        bool newer =
+            o->generation > generation ||
+            (!row->distrusted && resource_version_compare(o->resource_version, version, &order) && order > 0);
         if ((i < count && by_key(&items[i], &o) == 0) || newer) {
             at++;
             continue;
@@ -359,10 +362,19 @@ void cache_replace(struct cache *c, struct cache_row *row, struct object **items
         for (size_t i = 0; i < live; i++)
             put(c, row, object_ref(items[i]), generation);
     }
+    row->distrusted = false;
     pthread_mutex_unlock(&c->order);
     for (size_t i = 0; i < live; i++)
         object_unref(items[i]);
     free(items);
+}
+
+void cache_distrust(struct cache *c) {
+    pthread_mutex_lock(&c->order);
+    memset(c->deleted, 0, sizeof c->deleted); /* the dead may be back */
+    for (size_t i = 0; i < c->count; i++)
+        c->rows[i].distrusted = true;
+    pthread_mutex_unlock(&c->order);
 }
 
 /* ---- what we wrote ourselves ---- */
@@ -390,7 +402,7 @@ static void take_written(struct cache *c, struct cache_row *row, struct object *
         if (same) take_out(c, row, old, o);
     } else if (selects(row, o->json)) {
         put(c, row, object_ref(o), generation);
-    } else if (same && !is_old(o, old, generation)) {
+    } else if (same && !is_old(row, o, old, generation)) {
         take_out(c, row, old, o); /* no longer selected */
     }
 }

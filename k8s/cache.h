@@ -11,12 +11,14 @@
 #include "k8s/store.h"
 
 #include <pthread.h>
+#include <stdatomic.h>
 
 #define CACHE_DELETED_MAX 1024
 
 struct cache_row {
     struct k8s_watch watch; /* its texts are owned by the row */
     struct index index;
+    _Atomic bool distrusted; /* see cache_distrust */
 };
 
 struct cache_watcher {
@@ -74,6 +76,10 @@ void cache_remove(struct cache *c, struct cache_row *row, struct object *o);
  * gone, unless it was written since. Takes the references and frees `items`. */
 void cache_replace(struct cache *c, struct cache_row *row, struct object **items, size_t count,
                    const char *version, uint64_t generation);
+/* The history of the cluster went back, as after a restore of etcd from a backup: resourceVersions that are
+ * known already will come again and mean something else. What is there goes on to be read; until the next
+ * cache_replace of a row, what came first counts as older, and that list replaces all that came before it. */
+void cache_distrust(struct cache *c);
 /* The answer of a write that began at `generation`. Returns the object as it was answered, a reference;
  * NULL when it is none. An object that the write finished off (its last finalizer) is removed. */
 struct object *cache_written(struct cache *c, enum kind kind, json_t *json, uint64_t generation);

@@ -3,6 +3,7 @@
 #include "common/bytes.h"
 #include "common/json.h"
 #include "common/log.h"
+#include "common/units.h"
 #include "k8s/status.h"
 #include "k8s/transfer.h"
 
@@ -17,6 +18,7 @@
 #define MAX_IDLE_HANDLES  16
 #define BUSY_ATTEMPTS     3 /* of calls that are answered 429 with a short Retry-After */
 #define BUSY_WAIT_SECONDS 2
+#define JUST_BACK_MS      10000
 
 struct k8s_client {
     struct k8s_config *config;
@@ -28,6 +30,7 @@ struct k8s_client {
     pthread_cond_t wake;
     bool stopping, refused; /* under `lock` */
     _Atomic uint64_t calls, failures;
+    _Atomic int64_t unanswered_at; /* 0: never */
 };
 
 /* ---- handles ---- */
@@ -131,6 +134,27 @@ void k8s_client_free(struct k8s_client *client) {
 
 struct k8s_config *k8s_client_config(struct k8s_client *client) {
     return client->config;
+}
+
+/* ---- an apiserver that was away ---- */
+
+void k8s_client_unanswered(struct k8s_client *client) {
+    atomic_store_explicit(&client->unanswered_at, monotonic_ms(), memory_order_relaxed);
+}
+
+bool k8s_client_just_back(struct k8s_client *client) {
+    int64_t at = atomic_load_explicit(&client->unanswered_at, memory_order_relaxed);
+    return at && monotonic_ms() - at < JUST_BACK_MS;
+}
+
+void k8s_client_doubt(struct k8s_client *client, struct error *err) {
+    if (!err->code || strcmp(err->code, ERR_KUBERNETES_FORBIDDEN) != 0 || !k8s_client_just_back(client))
+        return;
+    cleanup_error struct error refused = {0};
+    error_move(&refused, err);
+    error_set(err, 503, ERR_UNAVAILABLE,
+              "the Kubernetes API is just back and may not know yet what is allowed: %s", refused.message);
+    err->retry_after = 1;
 }
 
 void k8s_client_counts(struct k8s_client *client, uint64_t *calls, uint64_t *failures) {
@@ -257,11 +281,15 @@ bool k8s_call(struct k8s_client *client, const char *method, const char *path, c
         .method = method, .path = path, .content_type = content_type, .body = text, .what = what};
     cleanup_error struct error failed = {0};
     bool ok = exchange_patiently(client, &call);
+    if (!ok) k8s_client_unanswered(client);
     if (!ok) { /* where it is and why is for the operator, not for the client */
         log_warn("the Kubernetes API did not answer a call", "call", what, "error", call.why, NULL);
         k8s_no_answer(what, "it did not answer", &failed);
     }
-    if (ok) ok = finish(&call, answer, &failed);
+    if (ok && !finish(&call, answer, &failed)) {
+        ok = false;
+        k8s_client_doubt(client, &failed);
+    }
     buffer_free(&call.answer);
     atomic_fetch_add_explicit(&client->calls, 1, memory_order_relaxed);
     if (!ok && failed.status >= 500) atomic_fetch_add_explicit(&client->failures, 1, memory_order_relaxed);

@@ -6,6 +6,8 @@
 
 #include <jansson.h>
 
+#define ERR_KUBERNETES_FORBIDDEN "kubernetes_forbidden" /* 403: the account lacks a permission */
+
 /* `http_status` is 300 or above; `body` the answer, or NULL when it was no JSON; `what` names the call in
  * messages ("create sandboxes"); `retry_after` comes from the header, 0 = none. See k8s_call for the mapping.
  */

@@ -2,6 +2,7 @@
 
 #include "common/json.h"
 #include "common/text.h"
+#include "k8s/status.h"
 
 #include <openssl/evp.h>
 #include <stdio.h>
@@ -127,7 +128,7 @@ void upgrade_refusal(int status, struct slice body, const char *pod, struct erro
     if (status == 404 && (!object || strcmp(reason, "NotFound") == 0)) {
         error_set(err, 404, "sandbox_not_found", "the sandbox's pod \"%s\" is not there: %s", pod, why);
     } else if (status == 403) {
-        error_set(err, 403, "kubernetes_forbidden",
+        error_set(err, 403, ERR_KUBERNETES_FORBIDDEN,
                   "the Router may not run commands in pods (it needs get and create on pods/exec): %s", why);
     } else if (status == 401) {
         error_set(err, 503, ERR_KUBERNETES_UNAUTHORIZED,

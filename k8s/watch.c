@@ -4,6 +4,7 @@
 #include "common/log.h"
 #include "k8s/list_reader.h"
 #include "k8s/paths.h"
+#include "k8s/resource_version.h"
 #include "k8s/status.h"
 #include "k8s/transfer.h"
 
@@ -24,6 +25,7 @@
 #define PAUSE_MIN_MS      250
 #define PAUSE_MAX_MS      5000
 #define STEADY_MS         5000 /* a watch that stood for so long was no failure */
+#define VERSION_MAX       24   /* digits of a resourceVersion that is compared */
 
 enum state { ROW_WAITING, ROW_LISTING, ROW_WATCHING };
 
@@ -41,7 +43,9 @@ struct row {
     uint64_t generation; /* of the cache when the list began */
     char *next_page;
     /* the watch */
-    char *version; /* to go on from; NULL: list first */
+    char *version;            /* to go on from; NULL: list first */
+    char newest[VERSION_MAX]; /* resourceVersion that was heard of; "" = none */
+    char *probes; /* the list is to show whether history still has this version; NULL: it is not */
     int64_t started;
     /* after a failure */
     int64_t next_at;
@@ -61,9 +65,10 @@ struct watch_thread {
     _Atomic bool stopping;
     struct row *rows;
     size_t count;
-    bool away;            /* no answer at all: logged once for all rows */
-    pthread_mutex_t lock; /* for the texts below */
-    char (*trouble)[512]; /* one a row: why it is not synced */
+    char newest[VERSION_MAX]; /* of all rows */
+    bool away;                /* no answer at all: logged once for all rows */
+    pthread_mutex_t lock;     /* for the texts below */
+    char (*trouble)[512];     /* one a row: why it is not synced */
     _Atomic uint64_t lists, watches, events, failures;
 };
 
@@ -192,6 +197,21 @@ static void forget_version(struct row *row) {
     row->version = NULL;
 }
 
+static bool is_before(const char *version, const char *other) {
+    int order;
+    return resource_version_compare(version, other, &order) && order < 0;
+}
+
+static void go_on_from(struct row *row, const char *version) {
+    free(row->version);
+    row->version = xstrdup(version);
+    if (strlen(version) >= VERSION_MAX) return;
+    if (!row->newest[0] || is_before(row->newest, version)) strcpy(row->newest, version);
+    if (row->cache_row->watch.kind == KIND_EVENT) return; /* events may have an etcd of their own */
+    char *newest = row->thread->newest;
+    if (!newest[0] || is_before(newest, version)) strcpy(newest, version);
+}
+
 /* ---- failure and recovery ---- */
 
 static void set_trouble(struct row *row, const char *why) {
@@ -201,6 +221,32 @@ static void set_trouble(struct row *row, const char *why) {
     pthread_mutex_unlock(&t->lock);
 }
 
+/* A watch that goes on from where it was does not show whether the apiserver that comes back has the same
+ * history: the shortest list does. */
+static void look_at_history(struct watch_thread *t) {
+    struct row *shortest = NULL;
+    size_t least = 0;
+    for (size_t i = 0; i < t->count; i++) {
+        struct row *row = &t->rows[i];
+        enum kind kind = row->cache_row->watch.kind;
+        if (kind == KIND_EVENT || !row->newest[0]) continue;
+        size_t count = cache_count(t->cache, kind);
+        if (!shortest || count < least) {
+            shortest = row;
+            least = count;
+        }
+    }
+    if (!shortest) return;
+    forget_version(shortest);
+    free(shortest->probes);
+    shortest->probes = xstrdup(t->newest);
+}
+
+/* Refused by an apiserver that knows nobody yet: k8s_client_doubt. */
+static bool is_doubted(long status, const struct error *err) {
+    return status == 403 && err->status == 503;
+}
+
 /* Once for each reason, not for each attempt. */
 static void log_failure(struct row *row, const struct error *err) {
     struct watch_thread *t = row->thread;
@@ -208,13 +254,16 @@ static void log_failure(struct row *row, const struct error *err) {
         (row->transfer.status == 0 || row->transfer.status == 200)) { /* cut, or no answer */
         if (!t->away)
             log_warn("the Kubernetes API does not answer; trying again", "error", err->message, NULL);
+        if (!t->away) look_at_history(t);
         t->away = true;
+        k8s_client_unanswered(t->client);
         return;
     }
     if (row->logged == err->status) return;
     row->logged = err->status;
-    log_warn("the Kubernetes API is not followed; trying again", "resource", plural(row), "error",
-             err->message, NULL);
+    log_write(is_doubted(row->transfer.status, err) ? LOG_LEVEL_INFO : LOG_LEVEL_WARN,
+              "the Kubernetes API is not followed; trying again", "resource", plural(row), "error",
+              err->message, NULL);
 }
 
 static void pause_row(struct row *row, const struct error *err) {
@@ -259,6 +308,7 @@ static bool find_failure(struct row *row, CURLcode code, long status, struct err
         cleanup_json json_t *body =
             json_loadb(row->body.len ? row->body.data : "", row->body.len, JSON_ALLOW_NUL, &why);
         k8s_status_error(status, body, what, row->transfer.retry_after, err);
+        k8s_client_doubt(row->thread->client, err);
         if (status == 401) k8s_client_refused(row->thread->client);
     } else if (code != CURLE_OK) {
         k8s_no_answer(what, transfer_why(&row->transfer, code), err);
@@ -281,6 +331,45 @@ static size_t on_list_data(char *data, size_t size, size_t count, void *ctx) {
     return list_reader_feed(&row->reader, slice_make(data, n), &row->failed) ? n : 0;
 }
 
+/* Ends what is under way, and lists soon. */
+static void list_again(struct row *row) {
+    struct watch_thread *t = row->thread;
+    if (row->state != ROW_WAITING) {
+        curl_multi_remove_handle(t->multi, row->transfer.easy);
+        transfer_done(&row->transfer);
+    }
+    drop_list(row);
+    list_reader_free(&row->reader);
+    buffer_free(&row->body);
+    forget_version(row);
+    atomic_store(&row->standing, false);
+    row->state = ROW_WAITING;
+    row->next_at = 0;
+}
+
+/* `row` was listed at `version`. True: that is before what it had heard of already, so that nothing that is
+ * known is of use, and all rows are listed again. */
+static bool went_back(struct row *row, const char *version) {
+    struct watch_thread *t = row->thread;
+    bool back = is_before(version, row->newest), look = row->probes && is_before(version, row->probes);
+    free(steal_ptr(row->probes));
+    if (!back && !look) return false;
+    if (back) {
+        log_warn("the resourceVersions of the cluster went back, as after a restore from a backup; "
+                 "reading everything anew",
+                 "resource", plural(row), "from", row->newest, "to", version, NULL);
+        cache_distrust(t->cache);
+        t->newest[0] = '\0';
+    }
+    for (size_t i = 0; i < t->count; i++) {
+        struct row *each = &t->rows[i];
+        if (each == row && !back) continue;
+        if (back) each->newest[0] = '\0';
+        list_again(each);
+    }
+    return back;
+}
+
 static void finish_list(struct row *row, CURLcode code, long status) {
     cleanup_error struct error err = {0};
     cleanup_json json_t *list = NULL;
@@ -297,7 +386,8 @@ static void finish_list(struct row *row, CURLcode code, long status) {
         failed = true;
     }
     list_reader_free(&row->reader);
-    if (failed && (status == 403 || status == 404)) atomic_store(&row->refused, true);
+    if (failed && (status == 404 || (status == 403 && !is_doubted(status, &err))))
+        atomic_store(&row->refused, true);
     if (failed) { /* also a page whose snapshot has expired: from the start */
         drop_list(row);
         pause_row(row, &err);
@@ -310,8 +400,9 @@ static void finish_list(struct row *row, CURLcode code, long status) {
         start_page(row);
         return;
     }
-    free(row->version);
-    row->version = xstrdup(version);
+    row->state = ROW_WAITING;
+    if (went_back(row, version)) return;
+    go_on_from(row, version);
     cache_replace(row->thread->cache, row->cache_row, row->items, row->count, version, row->generation);
     row->items = NULL;
     row->count = row->cap = 0;
@@ -324,9 +415,7 @@ static void finish_list(struct row *row, CURLcode code, long status) {
 
 static void set_version(struct row *row, const json_t *object) {
     const char *version = json_str_at(object, "metadata.resourceVersion");
-    if (!version[0]) return;
-    free(row->version);
-    row->version = xstrdup(version);
+    if (version[0]) go_on_from(row, version);
 }
 
 static bool bad_event(struct row *row, const char *why) {
@@ -401,7 +490,8 @@ static size_t on_watch_data(char *data, size_t size, size_t count, void *ctx) {
 static void finish_watch(struct row *row, CURLcode code, long status) {
     cleanup_error struct error err = {0};
     bool failed = find_failure(row, code, status, &err);
-    if (status >= 400 && status != 401 && status != 429 && status < 500) forget_version(row);
+    bool passing = status == 401 || status == 429 || status >= 500 || is_doubted(status, &err);
+    if (status >= 400 && (!passing || status == 504 /* "too large resource version" */)) forget_version(row);
     bool steady = now_ms() - row->started >= STEADY_MS;
     if (steady) works(row);
     buffer_free(&row->body);
@@ -434,6 +524,7 @@ static void look_at_watch(struct row *row) {
     transfer_done(&row->transfer);
     atomic_store(&row->standing, false);
     buffer_free(&row->body);
+    forget_version(row); /* one from the future is answered with silence */
     cleanup_error struct error err = {0};
     error_set(&err, 503, ERR_UNAVAILABLE, "watch %s: nothing was heard for %lld s", plural(row),
               (long long)quiet / 1000);
@@ -495,6 +586,7 @@ static void free_rows(struct watch_thread *t) {
         buffer_free(&row->body);
         error_clear(&row->failed);
         forget_version(row);
+        free(row->probes);
         curl_easy_cleanup(row->transfer.easy);
     }
     curl_multi_cleanup(t->multi);

@@ -330,6 +330,20 @@ class FakeApiserver:
             self.oldest = self.version
             self.snapshots.clear()
 
+    def backup(self):
+        """Everything as it is now, for `restore`."""
+        with self.lock:
+            return self.version, copy.deepcopy(self.objects)
+
+    def restore(self, backup):
+        """As an operator does who restores etcd: the apiserver ends; with `come_back` there is the past, and versions
+        that were given already are given again."""
+        self.go_away()
+        with self.changed:
+            self.version, self.objects = backup[0], copy.deepcopy(backup[1])
+            self.log = [entry for entry in self.log if entry[0] <= self.version]
+            self.snapshots.clear()
+
     def say(self, plural, line):
         """Sends one line on every watch of a kind, whatever it is."""
         for connection, its in list(self.watching.items()):
@@ -619,10 +633,10 @@ class FakeApiserver:
                             if version > after and its == plural and \
                                     (not namespace or obj["metadata"].get("namespace") == namespace):
                                 lines += self._events(type_, obj, old, labels, fields)
-                        after = seen
+                        after = max(after, seen)  # a version from the future is waited for
                     if not lines:
                         self.changed.wait(0.1)
-                if bookmarks and not self.silent and not lines and time.monotonic() - marked > self.bookmarks_every:
+                if bookmarks and not self.silent and not lines and after == seen and time.monotonic() - marked > self.bookmarks_every:
                     marked = time.monotonic()
                     group, version, kind, _, _ = self.kinds[plural]
                     lines = [{"type": "BOOKMARK", "object": {

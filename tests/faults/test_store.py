@@ -7,7 +7,7 @@ import time
 
 import pytest
 from cluster_router import CR, ClusterRouter, sandbox, template
-from fake_apiserver import FakeApiserver, Gone, body, cut, delay, hang, raw, reset, status
+from fake_apiserver import FakeApiserver, Gone, Refused, body, cut, delay, hang, raw, reset, status
 from harness import error_of, wait_for
 
 LISTS = rf"{CR}/sandboxes\?limit"
@@ -349,6 +349,108 @@ def test_a_watch_that_fell_silent_is_opened_anew(api):
         api.put("sandboxes", sandbox("late"))
         api.silent = False
         router.wait_names("late")
+
+
+def make_past(api, router, client):
+    """A backup of a past in which `kept` was young, `lost` not there yet, `deleted` and `replaced` still there; then the present."""
+    for name in ("deleted", "kept", "replaced"):
+        api.put("sandboxes", sandbox(name))
+        api.set_status("sandboxes", name, "default", message="then")
+    backup = api.backup()
+    router.wait_names("deleted", "kept", "replaced")
+    assert client.delete("/api/v1/sandboxes/deleted").status_code == 204
+    api.remove("sandboxes", "replaced", "default")
+    api.put("sandboxes", sandbox("replaced"))
+    for i in range(20):
+        api.set_status("sandboxes", "kept", "default", message=f"now {i}")
+    api.put("sandboxes", sandbox("lost"))
+    router.wait_names("kept", "lost", "replaced")
+    return backup
+
+
+def is_the_past(api, router, client):
+    router.wait_names("deleted", "kept", "replaced", timeout=20)
+    wait_for(lambda: client.get("/api/v1/sandboxes/kept").json()["message"] == "then", 10, 0.02, "the old state")
+    # The versions that come now were given before, to other states.
+    for i in range(30):
+        api.set_status("sandboxes", "kept", "default", message=f"again {i}")
+    wait_for(lambda: client.get("/api/v1/sandboxes/kept").json()["message"] == "again 29", 10, 0.02, "news")
+    assert client.patch("/api/v1/sandboxes/replaced", json={"idleTimeout": "20m"}).status_code == 200
+    assert api.get("sandboxes", "replaced", "default")["spec"]["idleTimeout"] == "20m0s"
+    assert client.delete("/api/v1/sandboxes/deleted").status_code == 204
+    assert router.create("lost", client).status_code == 201
+    assert router.names(client) == ["kept", "lost", "replaced"]
+    assert "resourceVersions of the cluster went back" in router.log.read_text()
+
+
+@pytest.mark.tsan
+def test_I33_a_cluster_that_was_restored_from_a_backup_is_read_anew(api, router):
+    """It is seen when the apiserver is back: nobody waits for a watch to fall silent, nobody restarts anything."""
+    with router.client() as client:
+        backup = make_past(api, router, client)
+        api.restore(backup)
+        error_of(router.create("x", client), 503)
+        api.come_back()
+        is_the_past(api, router, client)
+
+
+def test_I33_versions_that_went_back_unseen_are_found_by_silence(api):
+    with ClusterRouter(api, "--watch-silence=3s") as router, router.client() as client:
+        backup = make_past(api, router, client)
+        with api.changed:  # no connection ends
+            api.version, api.objects = backup
+            api.log.clear()
+        is_the_past(api, router, client)
+
+
+def test_a_version_that_is_too_large_is_not_insisted_on(api, router):
+    """What another apiserver says that knows nothing of the version yet, or a restored one: with 504."""
+    api.put("sandboxes", sandbox("a"))
+    router.wait_names("a")
+    refusal = status(504, "Timeout", "Too large resource version: 999, current: 5",
+                     {"causes": [{"reason": "ResourceVersionTooLarge", "message": "Too large resource version"}]})
+    api.on("GET", WATCHES, refusal, times=1)
+    lists = len(api.asked("GET", LISTS))
+    api.cut_watches("sandboxes")
+    wait_for(lambda: len(api.asked("GET", LISTS)) > lists, 10, what="a list")
+    api.put("sandboxes", sandbox("b"))
+    router.wait_names("a", "b")
+
+
+# ---- an apiserver that has just started ----
+
+
+def knows_nobody(api, request, connection):
+    raise Refused(403, "Forbidden", 'x is forbidden: User "u" cannot do resource "x" in API group "" at the cluster scope')
+
+
+def test_I37_who_is_refused_by_an_apiserver_that_has_just_started_may_try_again(api, router):
+    """It says 403 to everybody until it has read the roles: that is no lack of rights, neither to clients nor in the log."""
+    with router.client() as client:
+        assert router.create("a", client).status_code == 201
+        lists = len(api.asked("GET", LISTS))
+        api.go_away()
+        wait_for(lambda: "the Kubernetes API does not answer" in router.log.read_text(), 10, what="it to be missed")
+        api.on("*", ".", knows_nobody)
+        api.come_back()
+        answer = router.create("b", client)
+        assert error_of(answer, 503)["code"] == "unavailable" and answer.headers["Retry-After"] == "1"
+        wait_for(lambda: "is not followed" in router.log.read_text(), 10, what="a watch that is refused")
+        api.clear()
+        wait_for(lambda: router.readyz().text == "ok", 15, what="recovery")
+        assert router.create("b", client).status_code == 201
+        assert len(api.asked("GET", LISTS)) == lists, "watches go on from where they were"
+        for line in router.log.read_text().splitlines():
+            assert not ("is not followed" in line and '"WARN"' in line.upper()), line
+
+
+def test_I37_a_right_that_is_taken_away_meanwhile_is_missed_soon(api, router):
+    with router.client() as client:
+        api.go_away()
+        error_of(router.create("b", client), 503)
+        api.forbidden.add(("create", "sandboxes"))
+        api.come_back()
+        wait_for(lambda: router.create("b", client).status_code == 403, 30, 0.5, "the refusal by name")
 
 
 def test_a_watch_is_not_opened_in_a_tight_loop(api, router):

@@ -331,6 +331,37 @@ static void count_change(void *ctx, enum store_change change, struct object *o) 
     *(int *)ctx += change == STORE_ADDED ? 1 : change == STORE_DELETED ? -1 : 0;
 }
 
+START_TEST(a_history_that_went_back) {
+    setup(NULL);
+    put("a", "u1", "50");
+    put("b", "u2", "51");
+    put("c", "u3", "52");
+    cache_deleted(&cache, KIND_SANDBOX, "d", "c", "u3");
+    buffer_clear(&seen);
+    cache_distrust(&cache);
+    assert_holds("a/u1/50 b/u2/51 "); /* goes on to be read */
+    uint64_t generation = cache_generation(&cache);
+    written("b", "u2", "31", generation); /* meanwhile: newer, although its version is lower */
+    written("n", "u9", "32", generation);
+    assert_holds("a/u1/50 b/u2/31 n/u9/32 ");
+    assert_seen("~b/31 +n/32 ");
+    /* The list began before the writes; "c" was not deleted yet in that past, and "a" has a version that it
+     * had once. */
+    replace("a/u1/50 b/u2/20 c/u3/25", "30", generation);
+    assert_holds("a/u1/50 b/u2/31 c/u3/25 n/u9/32 ");
+    assert_seen("~a/50 +c/25 ");
+    /* From now on versions count again. */
+    put("c", "u3", "24");
+    put("b", "u2", "30");
+    replace("b/u2/33", "34", cache_generation(&cache));
+    assert_holds("a/u1/50 b/u2/33 ");
+    cache_distrust(&cache);
+    replace("", "10", cache_generation(&cache));
+    assert_holds("");
+    teardown();
+}
+END_TEST
+
 START_TEST(many_threads) {
     setup(NULL);
     buffer_clear(&seen);
@@ -357,4 +388,4 @@ RUN_SUITE("cache", a_write_is_not_undone_by_an_older_event, the_dead_stay_dead,
           what_is_written_while_a_list_is_on_its_way_stays, versions_that_cannot_be_compared_count_by_arrival,
           the_last_finalizer_ends_an_object, selectors_decide_where_a_written_object_is_kept,
           rows_of_one_kind_are_read_as_one, a_late_answer_brings_nothing_back_that_a_selector_let_go,
-          S23_objects_that_are_none, many_threads)
+          S23_objects_that_are_none, a_history_that_went_back, many_threads)

@@ -31,16 +31,22 @@ static bool is_key(struct request *r, const struct token_digest *digest, enum au
     return true;
 }
 
-static bool is_key_text(struct request *r, const char *text) {
-    size_t len = strlen(text);
-    if (len == 0 || len > MAX_CREDENTIAL) return false;
-    struct token_digest digest = token_digest_of(slice_make(text, len));
+/* X-API-Key without the blanks around it, which are no part of a header's value; empty when there is none. */
+static struct slice api_key_of(struct request *r) {
+    const char *value = request_header(r, "X-API-Key");
+    return slice_trim(slice_of(value ? value : ""));
+}
+
+static bool is_key_text(struct request *r, struct slice text) {
+    if (text.len == 0 || text.len > MAX_CREDENTIAL) return false;
+    struct token_digest digest = token_digest_of(text);
     return is_key(r, &digest, AUTH_BY_API_KEY_HEADER);
 }
 
 /* Counts the outcome; and who fails too often from one address is told to slow down (W-56), which those
  * whose credentials are good never notice. */
-static enum auth_result conclude(struct request *r, enum auth_result result, struct error *err) {
+static enum auth_result conclude_costing(struct request *r, enum auth_result result, enum login_cost cost,
+                                         struct error *err) {
     struct router *router = r->router;
     enum metrics_auth outcome = METRICS_AUTH_REFUSED;
     if (result == AUTH_KNOWN) {
@@ -50,11 +56,15 @@ static enum auth_result conclude(struct request *r, enum auth_result result, str
     } else if (err->status == 503) {
         outcome = METRICS_AUTH_UNAVAILABLE;
     } else if (err->status == 401 && strcmp(err->code, "missing_authorization") != 0 &&
-               !ratelimit_failure(router->rate_limiter, r->client_ip, err)) {
+               !ratelimit_failure(router->rate_limiter, r->client_ip, cost, err)) {
         outcome = METRICS_AUTH_LIMITED;
     }
     metrics_auth(router->metrics, outcome);
     return result;
+}
+
+static enum auth_result conclude(struct request *r, enum auth_result result, struct error *err) {
+    return conclude_costing(r, result, LOGIN_LOOKED, err);
 }
 
 static enum auth_result refuse(struct request *r, struct error *err, const char *code, const char *message) {
@@ -82,8 +92,8 @@ static bool may_be_new(const struct request *r, struct slice key) {
     return r->backend->store->ops->look && key.len == API_KEY_LEN && slice_starts_with(key, "atk_");
 }
 
-static enum auth_result ask_later(struct request *r, struct error *err) {
-    if (ratelimit_may_fail(r->router->rate_limiter, r->client_ip, err)) return AUTH_LATER;
+static enum auth_result ask_later(struct request *r, enum login_cost cost, struct error *err) {
+    if (ratelimit_may_fail(r->router->rate_limiter, r->client_ip, cost, err)) return AUTH_LATER;
     metrics_auth(r->router->metrics, METRICS_AUTH_LIMITED);
     return AUTH_REFUSED;
 }
@@ -95,20 +105,22 @@ static enum auth_result identify_token(struct request *r, struct slice token, bo
         return refuse(r, err, "invalid_token", "the bearer token was refused: it is larger than 16 KiB");
     struct token_digest digest = token_digest_of(token);
     if (may_be_key && is_key(r, &digest, AUTH_BY_BEARER)) return conclude(r, AUTH_KNOWN, err);
-    if (may_be_key && may_be_new(r, token)) return ask_later(r, err);
+    if (may_be_key && may_be_new(r, token)) return ask_later(r, LOGIN_LOOKED, err);
     switch (bearer_check(r->router->bearer, token, &digest, &r->identity, err)) {
     case BEARER_OK: return conclude(r, AUTH_KNOWN, err);
     case BEARER_REFUSED: return conclude(r, AUTH_REFUSED, err);
     case BEARER_MUST_WAIT: break;
     }
     error_clear(err);
-    return ask_later(r, err);
+    /* Whoever shares the address cannot keep out what was let in a moment ago. */
+    if (bearer_knew(r->router->bearer, &digest)) return AUTH_LATER;
+    return ask_later(r, LOGIN_ASKED, err);
 }
 
 /* Whether a key for one sandbox was presented, in either header; r->identity is its holder then. */
-static bool is_scoped_key(struct request *r, const char *api_key, const char *authorization) {
+static bool is_scoped_key(struct request *r, struct slice api_key, const char *authorization) {
     struct slice token;
-    bool known = api_key && is_key_text(r, api_key);
+    bool known = is_key_text(r, api_key);
     if (!known && authorization && auth_bearer_token(authorization, &token) && token.len <= MAX_CREDENTIAL) {
         struct token_digest digest = token_digest_of(token);
         known = is_key(r, &digest, AUTH_BY_BEARER);
@@ -118,7 +130,7 @@ static bool is_scoped_key(struct request *r, const char *api_key, const char *au
     return false;
 }
 
-static enum auth_result identify_developer(struct request *r, const char *api_key, const char *authorization,
+static enum auth_result identify_developer(struct request *r, struct slice api_key, const char *authorization,
                                            struct error *err) {
     /* A page whose own name was made to lead here (DNS rebinding) is of no foreign origin. Only loopback
      * addresses are served, so no name but this machine's is needed. */
@@ -143,14 +155,14 @@ static enum auth_result identify_developer(struct request *r, const char *api_ke
 }
 
 enum auth_result auth_identify(struct request *r, struct error *err) {
-    const char *api_key = request_header(r, "X-API-Key");
+    struct slice api_key = api_key_of(r);
     const char *authorization = request_header(r, "Authorization");
     const char *query_token = takes_query_token(r) ? request_query(r, "token") : NULL;
     struct slice token = {0};
     if (r->router->config->dev_auth) return identify_developer(r, api_key, authorization, err);
-    if (api_key && api_key[0]) {
+    if (api_key.len > 0) {
         if (is_key_text(r, api_key)) return conclude(r, AUTH_KNOWN, err);
-        return may_be_new(r, slice_of(api_key)) ? ask_later(r, err) : refuse_key(r, err);
+        return may_be_new(r, api_key) ? ask_later(r, LOGIN_LOOKED, err) : refuse_key(r, err);
     }
     /* Keys live long and queries end up in logs: no API key is taken from one. */
     if (query_token && query_token[0]) return identify_token(r, slice_of(query_token), false, err);
@@ -188,11 +200,10 @@ static void ask_for_key(struct auth_question *q, struct request *r, struct slice
 struct auth_question *auth_question_new(struct request *r) {
     struct auth_question *q = xcalloc(1, sizeof *q);
     const char *query_token = takes_query_token(r) ? request_query(r, "token") : NULL;
-    const char *api_key = request_header(r, "X-API-Key");
-    struct slice token = {0};
+    struct slice api_key = api_key_of(r), token = {0};
     q->bearer = r->router->bearer;
-    if (api_key && api_key[0])
-        ask_for_key(q, r, slice_of(api_key), AUTH_BY_API_KEY_HEADER);
+    if (api_key.len > 0)
+        ask_for_key(q, r, api_key, AUTH_BY_API_KEY_HEADER);
     else if (query_token && query_token[0])
         token = slice_of(query_token);
     else if (auth_bearer_token(request_header(r, "Authorization"), &token) && may_be_new(r, token))
@@ -246,7 +257,7 @@ enum auth_result auth_question_answer(struct auth_question *q, struct request *r
     } else {
         error_move(err, &q->err);
     }
-    return conclude(r, q->known ? AUTH_KNOWN : AUTH_REFUSED, err);
+    return conclude_costing(r, q->known ? AUTH_KNOWN : AUTH_REFUSED, LOGIN_ASKED, err);
 }
 
 bool auth_question_learnt(struct auth_question *q, struct error *err) {

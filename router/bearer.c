@@ -197,6 +197,10 @@ enum bearer_result bearer_verify(struct bearer *b, struct slice token, struct id
     return result;
 }
 
+bool bearer_knew(struct bearer *b, const struct token_digest *digest) {
+    return token_cache_knew(b->accepted, digest);
+}
+
 bool bearer_is_ours(struct bearer *b, struct slice token) {
     struct jwt jwt;
     bool ours = jwt_parse(token, &jwt, NULL) &&

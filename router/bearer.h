@@ -24,6 +24,9 @@ enum bearer_result bearer_check(struct bearer *bearer, struct slice token, const
 enum bearer_result bearer_verify(struct bearer *bearer, struct slice token, struct identity *out,
                                  struct error *err);
 
+/* Whether the token was good before, as far as memory goes back. */
+bool bearer_knew(struct bearer *bearer, const struct token_digest *digest);
+
 /* Whether a token logs its holder in here, or would while it lives: nobody else must see it. From memory. */
 bool bearer_is_ours(struct bearer *bearer, struct slice token);
 

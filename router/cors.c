@@ -89,10 +89,13 @@ bool cors_foreign_page(struct request *r) {
     return !is_this_machine(page) && !(page.len > 0 && slice_equal(page, here));
 }
 
+/* /api/v1/sandboxes/{id}/preview/... */
 static bool is_preview_path(struct slice path) {
-    static const char word[] = "/preview/";
-    return slice_starts_with(path, "/api/v1/sandboxes/") &&
-           memmem(path.ptr, path.len, word, sizeof word - 1) != NULL;
+    static const char before[] = "/api/v1/sandboxes/", word[] = "/preview/";
+    if (!slice_starts_with(path, before)) return false;
+    struct slice rest = slice_make(path.ptr + sizeof before - 1, path.len - (sizeof before - 1));
+    const char *slash = memchr(rest.ptr, '/', rest.len);
+    return slash && slice_starts_with(slice_make(slash, rest.len - (size_t)(slash - rest.ptr)), word);
 }
 
 bool cors_handle(struct request *r) {

@@ -179,10 +179,11 @@ static void note_limit(struct exchange *x, const struct rate_state *state) {
     if (x->rate.limit == 0 || left < (double)x->rate.remaining / x->rate.limit) x->rate = *state;
 }
 
-/* Before anybody is asked who they are. */
+/* Before anybody is asked who they are; also where there is no route (W-58). Not for probes, and not for
+ * /ws/ (http-api.md 1.11). */
 static bool limit_address(struct exchange *x, struct error *err) {
     struct request *r = &x->request;
-    if (!slice_starts_with(r->path, "/api/")) return true;
+    if (r->route && !slice_starts_with(r->path, "/api/")) return true;
     struct rate_state state;
     bool ok = ratelimit_ip(r->router->rate_limiter, r->client_ip, &state, err);
     note_limit(x, &state);
@@ -351,7 +352,8 @@ static void begin(struct exchange *x, const char *method, const char *version) {
         x->stage = STAGE_DISCARD;
         return;
     }
-    if (!find_route(x, &err) || !limit_address(x, &err)) {
+    bool routed = find_route(x, &err);
+    if (!limit_address(x, &err) || !routed) {
         refuse(x, &err);
         return;
     }
@@ -502,7 +504,7 @@ static void body_complete(struct exchange *x) {
 
 enum MHD_Result exchange_handle(struct loop *loop, struct MHD_Connection *connection, const char *method,
                                 const char *version, const char *data, size_t *size, void **state) {
-    (void)loop;
+    (void)loop, (void)connection;
     struct exchange *x = *state;
     if (!x || x->doomed) return MHD_NO;
     if (x->stage == STAGE_HEAD) {

@@ -13,7 +13,7 @@
 struct scan {
     struct framing *out;
     struct error *err;
-    int hosts, lengths, codings, count;
+    int hosts, lengths, codings, tokens, keys, origins, count;
     size_t bytes;
     bool http10;
     bool bad;
@@ -133,6 +133,11 @@ static enum MHD_Result check_header(void *ctx, enum MHD_ValueKind kind, const ch
         if (s->hosts++) return refuse(s, 400, "bad_framing", "more than one Host");
         if (!host_valid(v)) return refuse(s, 400, "bad_header", "Host is not a host and port");
     }
+    /* Who looks at the first of two must not disagree with who looks at the last about who is calling. */
+    if ((slice_equal_nocase(name, "authorization") && s->tokens++) ||
+        (slice_equal_nocase(name, "x-api-key") && s->keys++) ||
+        (slice_equal_nocase(name, "origin") && s->origins++))
+        return refuse(s, 400, "bad_header", "more than one Authorization, X-API-Key or Origin");
     if (slice_equal_nocase(name, "content-length")) return content_length(s, v);
     if (slice_equal_nocase(name, "transfer-encoding")) return transfer_encoding(s, v);
     if (slice_equal_nocase(name, "expect")) {

@@ -163,14 +163,18 @@ bool ratelimit_expensive(struct rate_limiter *l, const char *sub, struct rate_st
     return take_for(l, l ? l->limits.expensive : 0, BURST_EXPENSIVE, "expensive", sub, 1, false, state, err);
 }
 
-bool ratelimit_failure(struct rate_limiter *l, const char *ip, struct error *err) {
+static bool take_failure(struct rate_limiter *l, const char *ip, enum login_cost cost, bool keep,
+                         struct error *err) {
     char network[64];
     network_of(ip, network);
-    return take_for(l, l ? l->limits.failures : 0, BURST_FAILURES, "failure", network, 1, false, NULL, err);
+    return take_for(l, l ? l->limits.failures : 0, BURST_FAILURES,
+                    cost == LOGIN_ASKED ? "question" : "failure", network, 1, keep, NULL, err);
 }
 
-bool ratelimit_may_fail(struct rate_limiter *l, const char *ip, struct error *err) {
-    char network[64];
-    network_of(ip, network);
-    return take_for(l, l ? l->limits.failures : 0, BURST_FAILURES, "failure", network, 1, true, NULL, err);
+bool ratelimit_failure(struct rate_limiter *l, const char *ip, enum login_cost cost, struct error *err) {
+    return take_failure(l, ip, cost, false, err);
+}
+
+bool ratelimit_may_fail(struct rate_limiter *l, const char *ip, enum login_cost cost, struct error *err) {
+    return take_failure(l, ip, cost, true, err);
 }

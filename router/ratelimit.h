@@ -27,7 +27,13 @@ bool ratelimit_user(struct rate_limiter *l, const char *sub, double cost, struct
                     struct error *err);
 bool ratelimit_expensive(struct rate_limiter *l, const char *sub, struct rate_state *state,
                          struct error *err);
+/* Failed logins of an address, by what they cost. One kind does not use up what the other one may: who can
+ * send nonsense from an address that others share must not keep tokens of theirs from being asked about. */
+enum login_cost {
+    LOGIN_LOOKED, /* memory, or a look for a key, of which there are few in all: second_look.h */
+    LOGIN_ASKED,  /* somebody else was asked about a token */
+};
 /* A login failed: pays for it. */
-bool ratelimit_failure(struct rate_limiter *l, const char *ip, struct error *err);
+bool ratelimit_failure(struct rate_limiter *l, const char *ip, enum login_cost cost, struct error *err);
 /* Whether another failure could be paid for, without paying. */
-bool ratelimit_may_fail(struct rate_limiter *l, const char *ip, struct error *err);
+bool ratelimit_may_fail(struct rate_limiter *l, const char *ip, enum login_cost cost, struct error *err);

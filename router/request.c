@@ -51,9 +51,23 @@ static bool collect_forwarded(void *ctx, struct slice name, struct slice value) 
     return buffer_append(list, value.ptr, value.len);
 }
 
+/* Once: what is wrong here shows itself as limits that meet all of a proxy's clients at once. */
+static void warn_of_proxy(struct request *r, const char *peer) {
+    struct router *router = r->router;
+    if (atomic_load_explicit(&router->warned_of_proxy, memory_order_relaxed)) return;
+    if (!request_header(r, "X-Forwarded-For") || atomic_exchange(&router->warned_of_proxy, true)) return;
+    log_warn(
+        "X-Forwarded-For comes from a peer that is not among --trusted-proxies: for limits, logs and the "
+        "history all of its clients have its address",
+        "peer", peer, NULL);
+}
+
 void request_find_client(struct request *r, const char *peer) {
     snprintf(r->client_ip, sizeof r->client_ip, "%s", peer);
-    if (!forwarded_trusts(r->router->config, peer)) return;
+    if (!forwarded_trusts(r->router->config, peer)) {
+        warn_of_proxy(r, peer);
+        return;
+    }
     /* A proxy may add a line of its own after what the client sent. */
     cleanup_buffer struct buffer list = {0};
     request_each_header(r, collect_forwarded, &list);

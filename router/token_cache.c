@@ -88,6 +88,18 @@ enum token_cache_result token_cache_get(struct token_cache *c, const struct toke
     return result;
 }
 
+bool token_cache_knew(struct token_cache *c, const struct token_digest *digest) {
+    size_t set = set_of(c, digest);
+    bool knew = false;
+    pthread_rwlock_rdlock(&c->locks[set % LOCKS]);
+    for (size_t w = 0; w < WAYS; w++) {
+        const struct entry *e = &c->sets[set][w];
+        knew = knew || (e->identity && CRYPTO_memcmp(e->digest.bytes, digest->bytes, TOKEN_DIGEST_LEN) == 0);
+    }
+    pthread_rwlock_unlock(&c->locks[set % LOCKS]);
+    return knew;
+}
+
 /* The entry of that digest, or else the one that is missed least. */
 static struct entry *choose(struct entry *set, const struct token_digest *digest, unsigned generation) {
     struct entry *soonest = &set[0];

@@ -22,6 +22,8 @@ enum token_cache_result { TOKEN_MISSED, TOKEN_ACCEPTED, TOKEN_REFUSED };
 /* TOKEN_ACCEPTED fills `out` (free with identity_free). */
 enum token_cache_result token_cache_get(struct token_cache *cache, const struct token_digest *digest,
                                         struct identity *out);
+/* Whether the token was accepted before, may that have ended by now: as long as its place was not needed. */
+bool token_cache_knew(struct token_cache *cache, const struct token_digest *digest);
 /* Remembers for `lifetime_ms`; `identity` NULL = refused. `generation` is what token_cache_generation
  * said before the token was judged: nothing is kept if the cache was cleared since. */
 void token_cache_put(struct token_cache *cache, const struct token_digest *digest, unsigned generation,

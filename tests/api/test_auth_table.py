@@ -11,7 +11,7 @@ import time
 
 import pytest
 
-from harness import TEMPLATE, error_of, wait_for
+from harness import Raw, TEMPLATE, error_of, wait_for
 
 API = "/api/v1"
 BOX = API + "/sandboxes/{id}"
@@ -344,3 +344,26 @@ def test_tutorial_2_key_as_bearer_token(keyed):
         answer = client.get(API + "/user/me", headers={"Authorization": "Bearer " + keyed.keys["u2"], "X-API-Key": keyed.keys["u1"]})
         assert answer.json()["sub"] == "u1"
         assert error_of(client.get(API + "/user/me", headers={"Authorization": "Bearer a.b\"c.d"}), 401)["error"] == "invalid_token"
+
+
+@pytest.mark.parametrize("name", ["Authorization", "X-API-Key", "Origin"])
+def test_S10_who_calls_is_said_once(keyed, name):
+    """A proxy that looks at the last of two headers would see somebody else than the Router, which looked at the first."""
+    values = {"Authorization": [f"Bearer {keyed.keys[u]}" for u in ("u1", "admin")], "X-API-Key": [keyed.keys[u] for u in ("u1", "admin")],
+              "Origin": ["https://a.example", "https://b.example"]}[name]
+    for first, second, other in ((*values, name), (*values, name.upper()), (values[0], values[0], name.lower()), ("", values[0], name)):
+        with Raw(keyed) as raw:
+            raw.send(f"GET {API}/user/me HTTP/1.1\r\nHost: x\r\n{name}: {first}\r\nAccept: */*\r\n{other}: {second}\r\n\r\n".encode())
+            status, _, body = raw.response()[:3]
+            assert status == 400 and b"more than one" in body, (status, body)
+
+
+def test_3_3_blanks_around_a_key_are_no_part_of_it(keyed):
+    key = keyed.keys["u1"]
+    for line in (f"X-API-Key: {key}  ", f"x-api-key:\t {key}\t", f"X-API-Key:{key}", f"Authorization:  Bearer   {key} \t"):
+        with Raw(keyed) as raw:
+            raw.send(f"GET {API}/user/me HTTP/1.1\r\nHost: x\r\n{line}\r\n\r\n".encode())
+            assert raw.response()[0] == 200, line
+    with Raw(keyed) as raw:  # nothing but blanks is no key: the other header counts
+        raw.send(f"GET {API}/user/me HTTP/1.1\r\nHost: x\r\nX-API-Key: \t \r\nAuthorization: Bearer {key}\r\n\r\n".encode())
+        assert raw.response()[0] == 200

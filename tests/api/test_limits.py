@@ -54,6 +54,16 @@ def test_vector_70_per_ip():
         assert int(answer.headers["Retry-After"]) >= 1
 
 
+def test_W58_paths_without_a_route_are_limited_too_and_probes_are_not():
+    with Router("--ratelimit-per-ip-rate=0.1") as router, router.anonymous() as client:
+        got = [client.get(path).status_code for path in (API + "/nope", "/nope", API + "/user/me/") * 14]
+        assert got[:30] == [404] * 30 and 429 in got[30:34], got
+        error_of(client.delete(API + "/user/me"), 429)  # 405 otherwise
+        error_of(client.get(ME), 429)
+        for path in ("/healthz", "/readyz", "/metrics"):
+            assert client.get(path).status_code == 200, path
+
+
 def test_S20_W42_only_a_trusted_proxy_speaks_for_others():
     def spend(router, **headers):
         with router.anonymous(headers=headers) as client:
@@ -77,6 +87,19 @@ def test_S20_W42_only_a_trusted_proxy_speaks_for_others():
     with Router("--ratelimit-per-ip-rate=0.01", keys=("u1",)) as router:
         assert spend(router, **{"X-Forwarded-For": "203.0.113.1"}) == 1
         assert spend(router, **{"X-Forwarded-For": "203.0.113.2"}) == 31
+
+
+def test_S20_a_proxy_that_is_not_trusted_is_named_once():
+    def warnings(router):
+        return [line for line in router.log.read_text(errors="replace").splitlines() if "--trusted-proxies" in line]
+    for flags, count in (((), 1), (("--trusted-proxies=127.0.0.1",), 0)):
+        with Router(*flags) as router, router.anonymous() as client:
+            client.get(ME)
+            assert warnings(router) == []
+            for _ in range(3):
+                client.get(ME, headers={"X-Forwarded-For": "203.0.113.9"})
+            router.terminate()
+            assert len(warnings(router)) == count and all('"127.0.0.1"' in w and "203.0.113.9" not in w for w in warnings(router))
 
 
 def test_S20_a_client_cannot_have_headers_removed():
@@ -110,6 +133,15 @@ def test_S33_preflight_for_every_method(method):
         assert "Access-Control-Allow-Credentials" not in answer.headers and answer.headers["Access-Control-Allow-Origin"] != "*"
         for name in ("RateLimit-Remaining", "Retry-After", "X-Request-ID"):
             assert name in answer.headers["Access-Control-Expose-Headers"]
+
+
+def test_S33_preflight_of_a_file_that_is_called_preview():
+    """Only what follows a sandbox's own /preview/ is the application's."""
+    with Router("--cors-allowed-origins=https://a.example") as router, router.anonymous() as client:
+        for path in (f"{API}/sandboxes/x/files/workspace/preview/y", f"{API}/sandboxes/preview/files/preview/"):
+            for origin, status in (("https://a.example", 204), ("https://b.example", 403)):
+                assert client.options(path, headers={"Origin": origin}).status_code == status, (path, origin)
+        assert client.options(f"{API}/sandboxes/x/preview/80/y", headers={"Origin": "https://b.example"}).status_code == 401
 
 
 def test_security_headers(keyed, u1):

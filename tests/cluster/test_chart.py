@@ -268,3 +268,10 @@ def test_notes_say_what_to_do_next(name, words):
     text = helm("install", "agenttier", CHART, "-n", NS, "--dry-run=client", "--take-ownership", "-f", "-", data=json.dumps(VALUES[name]))
     notes = text.partition("NOTES:")[2]
     assert all(word in notes for word in words), notes
+
+
+@pytest.mark.parametrize("trusted, said", [([], True), (["10.0.0.0/8"], False)])
+def test_notes_name_an_ingress_that_is_not_trusted(trusted, said):
+    values = {"router": {"trustedProxies": trusted}, "optional": {"ingress": {"enabled": True, "host": "agenttier.example.com"}}}
+    text = helm("install", "agenttier", CHART, "-n", NS, "--dry-run=client", "--take-ownership", "-f", "-", data=json.dumps(values))
+    assert ("router.trustedProxies is empty" in text.partition("NOTES:")[2]) == said, text

@@ -9,7 +9,7 @@ from cluster_router import ClusterRouter, sandbox
 from fake_apiserver import body
 from fake_apiserver import status as scripted
 from harness import error_of, wait_for
-from issuer import b64, encode
+from issuer import AUDIENCE, Issuer, Key, b64, encode
 from test_auth_table import BOX, METHODS, TABLE, call, expected
 
 API = "/api/v1"
@@ -196,6 +196,32 @@ def test_flags_that_cannot_work_are_refused():
                          (["--backend=local", "--state-dir=/tmp/at-never-sa", "--service-account-audience=x"], "--service-account-namespaces")):
         done = subprocess.run([*WRAP, str(BINARY), *flags], capture_output=True, text=True, timeout=30, env=clean_environment(), check=False)
         assert done.returncode == 2 and names in done.stderr, (done.returncode, done.stderr)
+
+
+def test_W56_who_shares_an_address_with_a_guesser_is_not_locked_out(api):
+    """Behind a proxy that is not trusted all clients have one address. Nonsense from it keeps no token of others from being asked about;
+    tokens that must be asked about, made up by the hundred, keep out new ones only."""
+    with Issuer() as issuer, ClusterRouter(api, *FLAGS, f"--oidc-issuer={issuer.url}", f"--oidc-client-id={AUDIENCE}", "--trusted-proxies=127.0.0.1",
+                                           "--ratelimit-auth-failures-rate=0.01", dev_auth=False, keys=("u1",)) as router, httpx.Client(timeout=30) as client:
+        def tell(token, address="203.0.113.5", header="Authorization"):
+            value = "Bearer " + token if header == "Authorization" else token
+            return client.get(router.url + ME, headers={header: value, "X-Forwarded-For": address}).status_code
+
+        wait_for(lambda: tell(issuer.token("ana"), "198.51.100.1") == 200, what="the issuer's keys")
+        known = account(api, name="known")
+        assert tell(known) == 200
+        for n in range(120):
+            assert tell("x", header="X-API-Key") == (401 if n < 100 else 429)
+        assert tell(account(api, name="fresh")) == 200  # nonsense was not asked about
+        made_up = [tell(account(api, known=False)) for _ in range(120)]
+        assert made_up[:90] == [401] * 90 and made_up[-1] == 429, made_up
+        assert tell(account(api, name="late")) == 429
+        assert tell(account(api, name="late"), "203.0.113.6") == 200  # from elsewhere
+        assert tell(known) == tell(issuer.token("ana")) == tell(router.keys["u1"], header="X-API-Key") == 200
+        issuer.keys = [Key("RSA", "rsa-2")]  # makes the Router forget whom it let in
+        assert tell(issuer.token("bo"), "198.51.100.2") == 200
+        reviews = len(api.asked("POST", REVIEWS))
+        assert tell(known) == 200 and len(api.asked("POST", REVIEWS)) == reviews + 1
 
 
 @pytest.mark.parametrize("header", ["X-API-Key", "Authorization"])

@@ -106,16 +106,18 @@ START_TEST(buckets) {
     ck_assert(!ratelimit_user(l, "bo", 1, NULL, NULL));
     /* W-56: looking costs nothing. */
     for (int i = 0; i < 300; i++)
-        ck_assert(ratelimit_may_fail(l, "1.1.1.1", NULL));
+        ck_assert(ratelimit_may_fail(l, "1.1.1.1", LOGIN_LOOKED, NULL));
     for (int i = 0; i < 100; i++)
-        ck_assert(ratelimit_failure(l, "1.1.1.1", NULL));
-    ck_assert(!ratelimit_may_fail(l, "1.1.1.1", NULL) && !ratelimit_failure(l, "1.1.1.1", NULL));
+        ck_assert(ratelimit_failure(l, "1.1.1.1", LOGIN_LOOKED, NULL));
+    ck_assert(!ratelimit_may_fail(l, "1.1.1.1", LOGIN_LOOKED, NULL));
+    ck_assert(!ratelimit_failure(l, "1.1.1.1", LOGIN_LOOKED, NULL));
+    ck_assert(ratelimit_may_fail(l, "1.1.1.1", LOGIN_ASKED, NULL));
     ratelimit_free(l);
     struct rate_limits none = {0};
     l = ratelimit_new(&none);
     ck_assert_int_eq(passes(ratelimit_ip, l, "1.1.1.1", 500), 500);
     ck_assert(ratelimit_ip(l, "1.1.1.1", &state, NULL) && state.limit == 0);
-    ck_assert(ratelimit_ip(NULL, "1.1.1.1", NULL, NULL) && ratelimit_failure(NULL, "x", NULL));
+    ck_assert(ratelimit_ip(NULL, "1.1.1.1", NULL, NULL) && ratelimit_failure(NULL, "x", LOGIN_ASKED, NULL));
     ratelimit_free(l);
 }
 END_TEST

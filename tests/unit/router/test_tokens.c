@@ -371,6 +371,8 @@ START_TEST(S09_tokens_are_remembered_for_a_while) {
     unsigned before = token_cache_generation(cache);
     token_cache_clear(cache);
     ck_assert_int_eq(token_cache_get(cache, &a, &out), TOKEN_MISSED);
+    /* What was good is known to have been, what was refused is not. */
+    ck_assert(token_cache_knew(cache, &a) && !token_cache_knew(cache, &b));
     token_cache_put(cache, &b, before, &ana, 60000);
     ck_assert_int_eq(token_cache_get(cache, &b, &out), TOKEN_MISSED);
     /* A flood is bounded; what came last is there. */

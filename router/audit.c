@@ -4,6 +4,7 @@
 #include "common/text.h"
 #include "common/units.h"
 #include "router/router.h"
+#include "router/sharing.h"
 
 #include <stdio.h>
 #include <strings.h>
@@ -18,33 +19,50 @@ static bool token_character(char c) {
            c == '-' || c == '.' || c == '+' || c == '/' || c == '=' || c == '~';
 }
 
-/* Bytes of a credential that begins here, or 0: an API key, a JWT, or what follows "Bearer ". */
-static size_t credential_at(const char *p, size_t len) {
+/* Bytes of a word that is written like the token of a share link, which has no prefix to know it by: 43
+ * characters of base64url, and not of one sort only as hashes and names are. Else 0. */
+static size_t bare_token_at(const char *p, size_t len) {
+    bool upper = false, lower = false, digit = false;
+    size_t n = 0;
+    for (; n < len && token_character(p[n]); n++) {
+        if (n == SHARE_TOKEN_LEN || strchr(".+/=~", p[n])) break;
+        upper = upper || (p[n] >= 'A' && p[n] <= 'Z');
+        lower = lower || (p[n] >= 'a' && p[n] <= 'z');
+        digit = digit || (p[n] >= '0' && p[n] <= '9');
+    }
+    bool ends = n == len || !token_character(p[n]) || p[n] == '/';
+    return n == SHARE_TOKEN_LEN && ends && upper && lower && digit ? n : 0;
+}
+
+/* Bytes of a credential that begins at text[at], or 0: an API key, a JWT, what follows "Bearer ", the token
+ * of a share link. */
+static size_t credential_at(struct slice text, size_t at) {
     static const struct {
         const char *prefix;
-        size_t least; /* characters after it that make it one */
-    } kinds[] = {{"atk_", 16}, {"ak_", 16},  {"eyJ", 20}, {"bearer ", 8},
-                 {"asl_", 16}, {"ghp_", 16}, {"sk-", 16}};
+        size_t least;  /* characters after it that make it one */
+        bool anywhere; /* also within a word, where most of them are common: "task-..." has no "sk-" */
+    } kinds[] = {{"atk_", 43, true},    {"atk_", 16, false}, {"ak_", 16, false},  {"eyJ", 20, false},
+                 {"bearer ", 8, false}, {"asl_", 16, false}, {"ghp_", 16, false}, {"sk-", 16, false}};
+    const char *p = text.ptr + at;
+    size_t len = text.len - at;
+    bool inside = at > 0 && token_character(p[-1]) && p[-1] != '/' && p[-1] != '=';
     for (size_t i = 0; i < sizeof kinds / sizeof kinds[0]; i++) {
         size_t n = strlen(kinds[i].prefix);
-        if (len <= n || strncasecmp(p, kinds[i].prefix, n) != 0) continue;
+        if (len <= n || (inside && !kinds[i].anywhere) || strncasecmp(p, kinds[i].prefix, n) != 0) continue;
         size_t end = n;
         while (end < len && token_character(p[end]))
             end++;
         if (end - n >= kinds[i].least) return end;
     }
-    return 0;
+    return inside ? 0 : bare_token_at(p, len);
 }
 
 /* Without credentials and control characters, of any bytes. */
 static void cleaned(struct slice text, struct buffer *out) {
     for (size_t i = 0; i < text.len && out->len < TEXT_MAX;) {
         unsigned char c = (unsigned char)text.ptr[i];
-        size_t secret = credential_at(text.ptr + i, text.len - i);
-        /* The middle of a word is no beginning of a credential: "task-..." has no "sk-". */
-        bool inside =
-            i > 0 && token_character(text.ptr[i - 1]) && text.ptr[i - 1] != '/' && text.ptr[i - 1] != '=';
-        if (secret && !inside) {
+        size_t secret = credential_at(text, i);
+        if (secret) {
             buffer_append_str(out, "[redacted]");
             i += secret;
             continue;
@@ -77,6 +95,31 @@ void audit_text(struct slice text, struct buffer *out) {
             i++;
         }
     }
+}
+
+#define CREDENTIAL_LEAST 20 /* characters of the shortest, but for what follows "Bearer " */
+
+bool audit_holds_credential(struct slice text) {
+    size_t run = 0, longest = 0;
+    for (size_t i = 0; i < text.len; i++) {
+        run = token_character(text.ptr[i]) && text.ptr[i] != '/' ? run + 1 : 0;
+        if (run > longest) longest = run;
+    }
+    for (size_t i = 0; longest >= CREDENTIAL_LEAST && i < text.len; i++)
+        if (credential_at(text, i)) return true;
+    return false;
+}
+
+char *audit_log_text(struct slice text) {
+    cleanup_buffer struct buffer decoded = {0};
+    struct slice plain = text;
+    if (text.ptr && memchr(text.ptr, '%', text.len) && percent_decode(text, &decoded))
+        plain = buffer_slice(&decoded);
+    if (!audit_holds_credential(plain)) return slice_dup(text);
+    struct buffer out = {0};
+    audit_text(plain, &out);
+    buffer_cstr(&out);
+    return buffer_steal(&out, NULL);
 }
 
 static char *text_of(const char *text) {
@@ -170,7 +213,9 @@ static bool worth(const struct request *r, int status, bool hidden) {
     const struct route *route = r->route;
     bool denied = status == 401 || status == 403 || hidden;
     if (strcmp(route->method, "*") == 0) return denied;
-    return route->audit || (denied && route->auth == AUTH_ADMIN);
+    if (route->audit) return true;
+    /* Somebody who is known and went where they may not; of strangers only those at administrators' doors. */
+    return denied && (r->identity.sub || route->auth == AUTH_ADMIN);
 }
 
 /* Parameters of paths that say what was meant; any other may be a secret. */
@@ -211,7 +256,7 @@ static const char *name_of(const struct request *r) {
 void audit_request(struct request *r, int status, bool aborted) {
     struct history *history = r->router ? r->router->history : NULL;
     if (!history || r->audit.recorded || !r->route) return;
-    bool hidden = r->route->audit && was_hidden(r, status);
+    bool hidden = (r->route->audit || r->identity.sub) && was_hidden(r, status);
     if (!worth(r, status, hidden)) return;
     r->audit.recorded = true;
     const char *action = r->audit.action   ? r->audit.action

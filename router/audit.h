@@ -1,7 +1,7 @@
 /* What goes into the history: every request on a row of the table that names an action, whatever became of
- * it, and everybody who was refused at an administrator's route (W-48). Previews carry an application's own
- * traffic: of them only refusals. And the Events of sandboxes, so that they outlive the hour that a cluster
- * keeps them.
+ * it, every known caller who was refused anywhere, and strangers at an administrator's route (W-48). Previews
+ * carry an application's own traffic: of them only refusals. And the Events of sandboxes, so that they
+ * outlive the hour that a cluster keeps them.
  *
  * Never a body, a query, a header or a credential: names, ids and outcomes, with control characters escaped
  * and what looks like a token taken out (lessons S28). */
@@ -32,6 +32,11 @@ void audit_note_free(struct audit_note *note);
 /* Text for the history: at most 512 bytes, valid UTF-8, control characters as \xNN, tokens as [redacted].
  * Appends. Pure. */
 void audit_text(struct slice text, struct buffer *out);
+/* Whether it has something like a credential in it. */
+bool audit_holds_credential(struct slice text);
+/* What a client sent, for the access log: as it is, but cleaned when there is something like a credential in
+ * it, behind escapes (%XX) too. malloc'ed. */
+char *audit_log_text(struct slice text);
 /* "success", "denied", "not_found", "refused" (other 4xx), "failed" (5xx), "aborted". Pure. */
 const char *audit_outcome(int status, bool aborted);
 /* What an action is done to: "key.create" -> "key", "exec" -> "sandbox". Pure. */

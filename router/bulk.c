@@ -157,6 +157,27 @@ static json_t *create_one(struct request *r, const struct batch *b, size_t i, si
     return result;
 }
 
+/* For the history: what was made, and what was not and why. */
+static void note_results(struct request *r, const struct batch *b, const json_t *results) {
+    json_t *made = json_array(), *refused = json_array();
+    for (size_t i = 0; i < b->count; i++) {
+        const json_t *result = json_array_get(results, i);
+        const char *name = b->items[i].q.name;
+        if (json_object_get(result, "sandboxId"))
+            json_array_append_new(made, json_pack("[s, s]", json_str_at(result, "namespace"),
+                                                  json_str_at(result, "sandboxId")));
+        else
+            json_array_append_new(refused,
+                                  json_pack("[o, o, s]", audit_string(b->items[i].namespace),
+                                            audit_string(name ? name : ""), json_str_at(result, "code")));
+    }
+    audit_detail(r, "created", made);
+    if (json_array_size(refused) > 0)
+        audit_detail(r, "notCreated", refused);
+    else
+        json_decref(refused);
+}
+
 void bulk_create(struct request *r) {
     cleanup_error struct error err = {0};
     __attribute__((cleanup(batch_free))) struct batch b = {0};
@@ -176,14 +197,7 @@ void bulk_create(struct request *r) {
     json_t *results = json_array();
     for (size_t i = 0; i < b.count; i++)
         json_array_append_new(results, create_one(r, &b, i, &replays));
-    json_t *made = json_array();
-    for (size_t i = 0; i < b.count; i++) {
-        const json_t *result = json_array_get(results, i);
-        if (json_object_get(result, "sandboxId"))
-            json_array_append_new(made, json_pack("[s, s]", json_str_at(result, "namespace"),
-                                                  json_str_at(result, "sandboxId")));
-    }
-    audit_detail(r, "created", made);
+    note_results(r, &b, results);
     if (replays > 0) reply_header(r, "Idempotency-Replayed", "true");
     reply_json(r, 200, json_pack("{s:o}", "results", results));
 }

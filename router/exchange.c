@@ -136,7 +136,7 @@ static void set_request_id(struct exchange *x) {
     bool good = n >= 1 && n <= 128;
     for (size_t i = 0; good && i < n; i++)
         good = isalnum((unsigned char)given[i]) || strchr("._-", given[i]);
-    if (good) {
+    if (good && !audit_holds_credential(slice_make(given, n))) {
         memcpy(x->request.request_id, given, n + 1);
     } else {
         loop_request_id(x->loop, x->request.request_id);
@@ -529,27 +529,18 @@ enum MHD_Result exchange_handle(struct loop *loop, struct MHD_Connection *connec
     return MHD_YES;
 }
 
-/* A key given for its id, as in DELETE /user/api-keys/KEY, must not be kept by the log (lessons S28). */
-static char *path_to_log(struct slice path) {
-    struct buffer text = {0};
-    bool suspect =
-        path.ptr && (memmem(path.ptr, path.len, "atk_", 4) || memmem(path.ptr, path.len, "eyJ", 3));
-    if (!suspect) return slice_dup(path);
-    audit_text(path, &text);
-    buffer_cstr(&text);
-    return buffer_steal(&text, NULL);
-}
-
 static void log_access(struct exchange *x) {
     if (!log_enabled(LOG_LEVEL_INFO) || x->status == 0) return;
     struct request *r = &x->request;
     bool probe = r->route && r->route->auth == AUTH_PUBLIC && r->route->kind == ROUTE_INLINE;
     if (probe && x->status < 400 && !log_enabled(LOG_LEVEL_DEBUG)) return;
     const char *agent = MHD_lookup_connection_value(x->connection, MHD_HEADER_KIND, "User-Agent");
-    cleanup_free char *path = path_to_log(r->path);
+    /* A key given for its id, as in DELETE /user/api-keys/KEY, must not be kept by the log (lessons S28). */
+    cleanup_free char *path = audit_log_text(r->path);
+    cleanup_free char *shown_agent = audit_log_text(slice_of(agent ? agent : ""));
     log_info("request", "method", r->method, "path", path, "status", log_int(x->status), "duration_ms",
              log_milliseconds(uv_hrtime() - x->started_ns), "request_id", r->request_id, "remote_addr",
-             r->client_ip, "user_agent", agent ? agent : "", NULL);
+             r->client_ip, "user_agent", shown_agent, NULL);
 }
 
 void exchange_completed(struct exchange *x, bool ok) {

@@ -288,6 +288,14 @@ static size_t characters(const char *s) {
     return n;
 }
 
+/* Those of ASCII, and those of Latin-1, which take two bytes: a terminal that shows a list of keys obeys
+ * both. */
+static bool has_controls(const char *s) {
+    for (const unsigned char *p = (const unsigned char *)s; *p; p++)
+        if (*p < ' ' || *p == 0x7f || (p[0] == 0xc2 && p[1] < 0xa0)) return true;
+    return false;
+}
+
 bool key_body_parse(const json_t *body, int64_t max_lifetime_ns, struct key_body *out, struct error *err) {
     const char *name = NULL, *sandbox = NULL, *expires = NULL;
     memset(out, 0, sizeof *out);
@@ -299,6 +307,10 @@ bool key_body_parse(const json_t *body, int64_t max_lifetime_ns, struct key_body
     out->sandbox_id = sandbox && sandbox[0] ? sandbox : NULL;
     if (characters(out->name) > KEY_LABEL_MAX) {
         error_set_field(err, "name", "must have at most %d characters", KEY_LABEL_MAX);
+        return false;
+    }
+    if (has_controls(out->name)) {
+        error_set_field(err, "name", "must not hold control characters");
         return false;
     }
     if (expires && expires[0] && (!duration_parse(expires, &out->expires_in_ns) || out->expires_in_ns <= 0)) {

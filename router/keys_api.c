@@ -53,6 +53,7 @@ static json_t *mint(struct request *r, struct error *err) {
     cleanup_object struct object *sandbox = NULL;
     if (!key_body_parse(r->body, r->router->config->api_key_max_lifetime_ms * 1000000, &body, err))
         return NULL;
+    audit_detail(r, "sandbox", audit_string(body.sandbox_id));
     if (body.sandbox_id && !(sandbox = scope_sandbox(r, &body, err))) return NULL;
     struct key_request q = {
         .user_id = r->identity.sub,
@@ -95,7 +96,6 @@ void keys_create(struct request *r) {
         return;
     }
     audit_name(r, NULL, json_str_at(answer, "id"));
-    audit_detail(r, "sandbox", audit_string(json_str_at(answer, "sandboxId")));
     audit_detail(r, "actionGroups", json_deep_copy(json_object_get(answer, "actionGroups")));
     reply_json(r, 201, answer);
 }

@@ -54,8 +54,9 @@ void share_grant(struct request *r) {
     audit_detail(r, "with", audit_string(grant.identity));
     audit_detail(r, "level", audit_string(grant.level));
     sandbox_event(r->backend->store, newer, "Normal", "ShareGranted", grant.identity);
-    log_info("sandbox shared", "sandbox", newer->name, "namespace", newer->namespace, "with", grant.identity,
-             "level", grant.level, "user", r->identity.sub, "request_id", r->request_id, NULL);
+    cleanup_free char *with = audit_log_text(slice_of(grant.identity));
+    log_info("sandbox shared", "sandbox", newer->name, "namespace", newer->namespace, "with", with, "level",
+             grant.level, "user", r->identity.sub, "request_id", r->request_id, NULL);
     reply_json(r, 200, share_json(json_object_get(newer->json, "spec")));
 }
 
@@ -71,8 +72,9 @@ void share_revoke(struct request *r) {
         return;
     }
     if (change.had_sharing) sandbox_event(r->backend->store, newer, "Normal", "ShareRevoked", identity);
-    log_info("sharing revoked", "sandbox", newer->name, "namespace", newer->namespace, "with", identity,
-             "user", r->identity.sub, "request_id", r->request_id, NULL);
+    cleanup_free char *with = audit_log_text(slice_of(identity));
+    log_info("sharing revoked", "sandbox", newer->name, "namespace", newer->namespace, "with", with, "user",
+             r->identity.sub, "request_id", r->request_id, NULL);
     reply_json(
         r, 200,
         json_pack("{s:s, s:o}", "status", "revoked", "identity", json_string_repaired(slice_of(identity))));

@@ -141,6 +141,37 @@ def test_W48_refusals_at_administrators_routes_and_previews_are_recorded(u1, u2,
     u1.delete(f"{API}/sandboxes/{fresh}")
 
 
+def test_W48_known_callers_who_go_where_they_may_not_are_recorded(keyed, u1, u2, admin, fresh):
+    """Also by reading: a key that leaked from a sandbox tries doors."""
+    create(u1, fresh)
+    scoped = u1.post(API + "/user/api-keys", json={"sandboxId": fresh, "scopes": ["stop"]}, headers={"X-Request-ID": fresh + "-k"}).json()
+    with keyed.client(scoped["key"]) as held, keyed.anonymous() as stranger:
+        rows = [(u2, f"/sandboxes/{fresh}", 404, "getSandbox", "u2", fresh), (u2, f"/sandboxes/{fresh}/files/workspace/x", 404, "readFile", "u2", fresh),
+                (u2, f"/sandboxes/{fresh}/share", 403, "getSharing", "u2", fresh), (held, "/sandboxes", 403, "listSandboxes", "u1", ""),
+                (held, f"/sandboxes/{fresh}/files/", 403, "listFiles", "u1", fresh), (held, "/user/api-keys", 403, "listApiKeys", "u1", "")]
+        for i, (client, path, status, action, actor, name) in enumerate(rows):
+            assert client.get(API + path, headers={"X-Request-ID": f"{fresh}-{i}"}).status_code == status, path
+            entry = one(admin, f"{fresh}-{i}")
+            d = entry["details"]
+            assert (d["action"], d["outcome"], d["status"], d["actor"], entry["sandboxId"]) == (action, "denied", status, actor, name), entry
+            assert d.get("keyOfSandbox", "") == (fresh if client is held else ""), entry
+        # Who is nobody, and what is nowhere, would fill it with nothing.
+        assert stranger.get(f"{API}/sandboxes/{fresh}", headers={"X-Request-ID": fresh + "-s"}).status_code == 401
+        assert u2.get(f"{API}/sandboxes/no-such", headers={"X-Request-ID": fresh + "-s"}).status_code == 404
+        assert entries(admin, requestId=fresh + "-s") == []
+    assert u2.post(API + "/user/api-keys", json={"sandboxId": fresh}, headers={"X-Request-ID": fresh + "-m"}).status_code == 404
+    assert one(admin, fresh + "-m")["details"]["sandbox"] == fresh
+    items = [{"name": fresh + "-1", "template": "no-such-template"}, {"name": fresh, "template": "x"},
+             {"name": fresh + "-2", "namespace": "kube-system", "template": "x"}, {"name": "UPPER", "template": "x"}, 5]
+    assert u1.post(API + "/sandboxes/bulk", json={"items": items}, headers={"X-Request-ID": fresh + "-b"}).status_code == 200
+    d = one(admin, fresh + "-b")["details"]
+    assert d["created"] == [["default", fresh + "-1"]]
+    assert [row[2] for row in d["notCreated"]] == ["already_exists", "namespace_not_allowed", "invalid_field", "bad_request"], d
+    assert d["notCreated"][1] == ["kube-system", fresh + "-2", "namespace_not_allowed"]
+    for name in (fresh, fresh + "-1"):
+        u1.delete(f"{API}/sandboxes/{name}")
+
+
 def test_W48_who_goes_away_before_the_answer_is_recorded_too(keyed, u1, admin, fresh):
     box = keyed.sandbox(fresh, key="u1")
     body = json.dumps({"name": fresh + "-2", "template": "no-such-template"})

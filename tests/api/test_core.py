@@ -402,14 +402,24 @@ def test_1_16_W59_access_log(keyed, u1):
     assert not any(key in text for key in keyed.keys.values())
 
 
-def test_S28_a_key_given_for_its_id_is_not_logged(keyed, u1):
+def test_S28_credentials_in_the_wrong_place_are_not_logged(keyed, u1, admin, fresh):
+    """Given for an id, within a word, behind escapes, as the name of the client or of the request."""
     made = u1.post(API + "/user/api-keys", json={"name": "mistaken"}).json()
-    for number, path in enumerate((f"/user/api-keys/{made['key']}", f"/sandboxes/{made['key']}", f"/nowhere/{made['key']}/x")):
-        u1.delete(API + path, headers={"X-Request-ID": f"mistaken-{number}"})
-    wait_for(lambda: "mistaken-2" in keyed.log.read_text(errors="replace"), what="log line")
-    text = keyed.log.read_text(errors="replace")
-    assert made["key"] not in text and "/user/api-keys/[redacted]" in text
+    assert u1.post(API + "/sandboxes", json={"name": fresh, "template": "no-such-template"}).status_code == 201
+    link = u1.post(f"{API}/sandboxes/{fresh}/share-links", json={}).json()["token"]
+    key, escaped = made["key"], "%61tk%5F" + made["key"][4:]
+    paths = [f"/user/api-keys/{key}", f"/sandboxes/{key}", f"/nowhere/{key}/x", f"/sandboxes/x{key}", f"/user/api-keys/{escaped}",
+             f"/sandboxes/{fresh}/share-links/{link}", f"/share-links/{link}", f"/sandboxes/{fresh}/share/{link}"]
+    for number, path in enumerate(paths):
+        u1.delete(API + path, headers={"X-Request-ID": f"{fresh}-{number}"})
+    assert key not in u1.get(API + "/user/me", headers={"X-Request-ID": key, "User-Agent": f"tool/{key}"}).headers["X-Request-ID"]
+    u1.get(API + "/user/me", headers={"X-Request-ID": f"{fresh}-last"})
+    wait_for(lambda: f"{fresh}-last" in keyed.log.read_text(errors="replace"), what="log line")
+    text = keyed.log.read_text(errors="replace") + admin.get(API + "/audit/events", params={"limit": 100}).text
+    assert key[4:] not in text and link not in text
+    assert "/user/api-keys/[redacted]" in text and f"/sandboxes/{fresh}/share-links/[redacted]" in text
     assert u1.delete(f"{API}/user/api-keys/{made['id']}").status_code == 200
+    assert u1.delete(f"{API}/sandboxes/{fresh}").status_code == 204
 
 
 # ---- the OpenAPI document ----

@@ -53,6 +53,15 @@ def test_2_16_body_is_optional(u1):
         u1.delete(f"{API}/user/api-keys/{answer.json()['id']}")
 
 
+@pytest.mark.parametrize("name", ["a\nb", "\x1b[31mred", "tab\t", "\x7f", "c1 \x9b31m", "\r"])
+def test_S28_labels_without_control_characters(u1, name):
+    """They are shown in lists, in terminals too, and not only to whom they are from."""
+    assert error_of(u1.post(API + "/user/api-keys", json={"name": name}), 400)["field"] == "name"
+    made = u1.post(API + "/user/api-keys", json={"name": "Ärger & 日本 \u00a0"})
+    assert made.status_code == 201 and made.json()["name"] == "Ärger & 日本 \u00a0"
+    u1.delete(f"{API}/user/api-keys/{made.json()['id']}")
+
+
 @pytest.mark.parametrize("body", [
     {"unknown": 1}, {"name": 5}, {"expiresIn": "0"}, {"expiresIn": "-1h"}, {"expiresIn": 5}, {"expiresIn": "soon"}, {"scopes": "stop"},
     {"sandboxId": 5}, {"scopes": ["stop"]}, {"actionGroups": ["stop"]}, [], "x", {"name": "x" * 5000},

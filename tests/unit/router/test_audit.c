@@ -34,6 +34,43 @@ START_TEST(S28_credentials_are_taken_out) {
     CLEANED("atk_short", "atk_short");
     CLEANED("task-abcdefghijklmnopqrstuvwxyz", "task-abcdefghijklmnopqrstuvwxyz");
     CLEANED("sk-abcdefghijklmnopqrstuvwxyz", "[redacted]");
+    CLEANED("xatk_AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA", "x[redacted]");
+    CLEANED("flatk_of-some-longer-name", "flatk_of-some-longer-name");
+    CLEANED("workspace/monkeyjobs/results/output.txt", "workspace/monkeyjobs/results/output.txt");
+    /* The token of a share link, which looks like nothing in particular; and what is no such token. */
+#define BARE "q3Zq0l8yV0b8xq4b1m1iYlTnqkJvN7o2m8d0Q7rYv3A"
+    CLEANED(BARE, "[redacted]");
+    CLEANED("a/" BARE "/b", "a/[redacted]/b");
+    CLEANED(BARE "x", BARE "x");
+    CLEANED("x" BARE, "x" BARE);
+    CLEANED(BARE ".txt", BARE ".txt");
+    CLEANED("0123456789abcdef0123456789abcdef0123456789a", "0123456789abcdef0123456789abcdef0123456789a");
+}
+END_TEST
+
+START_TEST(S28_texts_of_clients_in_the_access_log) {
+    static const struct {
+        const char *in, *want;
+    } rows[] = {
+        {"/api/v1/sandboxes/box/files/workspace/a%20b.txt",
+         "/api/v1/sandboxes/box/files/workspace/a%20b.txt"},
+        {"/api/v1/share-links/" BARE, "/api/v1/share-links/[redacted]"},
+        {"/x/%61tk_AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA", "/x/[redacted]"},
+        {"/x/atk%5fAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA/%0a", "/x/[redacted]\\x0a"},
+        {"/x/%61%zz", "/x/%61%zz"},
+        {"Mozilla/5.0 (X11; Linux x86_64) AppleWebKit/537.36 (KHTML, like Gecko) Chrome/126.0.0.0 "
+         "Safari/537.36",
+         "Mozilla/5.0 (X11; Linux x86_64) AppleWebKit/537.36 (KHTML, like Gecko) Chrome/126.0.0.0 "
+         "Safari/537.36"},
+        {"", ""},
+    };
+    for (size_t i = 0; i < sizeof rows / sizeof rows[0]; i++) {
+        cleanup_free char *got = audit_log_text(slice_of(rows[i].in));
+        ck_assert_str_eq(got, rows[i].want);
+    }
+    ck_assert(audit_holds_credential(slice_of("id-atk_AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA")));
+    ck_assert(!audit_holds_credential(slice_of("0af7651916cd43dd8448eb211c80319c")));
+    ck_assert(!audit_holds_credential(slice_of("7b1d4bd2-6c7c-4f1e-9d0a-3f6e0f0f5a11")));
 }
 END_TEST
 
@@ -126,5 +163,5 @@ START_TEST(events_as_entries) {
 END_TEST
 
 RUN_TESTS("audit", S28_control_characters_are_shown_not_sent, S28_credentials_are_taken_out,
-          S28_texts_are_bounded, outcomes, resources_of_actions,
+          S28_texts_of_clients_in_the_access_log, S28_texts_are_bounded, outcomes, resources_of_actions,
           W48_every_row_that_changes_something_has_an_action, events_as_entries)

@@ -84,14 +84,20 @@ def in_new_pid_namespace():
 
 def zombies_below(pid):
     """Zombie processes in the whole tree below a process."""
+    states, children = {}, {}
+    for stat in pathlib.Path("/proc").glob("[0-9]*/stat"):
+        try:
+            state, parent = stat.read_text().rpartition(")")[2].split()[:2]
+        except (FileNotFoundError, ProcessLookupError):  # it has ended meanwhile
+            continue
+        states[int(stat.parent.name)] = state
+        children.setdefault(int(parent), []).append(int(stat.parent.name))
+    assert pid in states, "the runtime has ended"
     found, todo = [], [pid]
     while todo:
-        parent = todo.pop()
-        for child in pathlib.Path(f"/proc/{parent}/task/{parent}/children").read_text().split():
-            state = pathlib.Path(f"/proc/{child}/stat").read_text().rpartition(")")[2].split()[0]
-            if state == "Z":
-                found.append(child)
-            todo.append(int(child))
+        below = children.get(todo.pop(), [])
+        found += [child for child in below if states[child] == "Z"]
+        todo += below
     return found
 
 

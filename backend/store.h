@@ -127,7 +127,7 @@ struct store_ops {
     /* Whether reads can be trusted (caches have synced); else 503 with the reason. */
     bool (*ready)(struct store *, struct error *);
     /* Reads one object anew from where it is kept, for when another process may have written it a moment
-     * ago: reads find it then, if it is there. Waits: worker threads only. False: 503, nothing was learnt.
+     * ago: reads find it then, if it is there. Waits: worker threads only. False: 5xx, nothing was learnt.
      * NULL: reads are never behind. */
     bool (*look)(struct store *, enum kind kind, const char *namespace, const char *name, struct error *);
     /* For how long reads may have been behind, in milliseconds; 0 = they are current. NULL: always. */

@@ -152,7 +152,7 @@ static bool look(struct store *store, enum kind kind, const char *namespace, con
                  struct error *err) {
     const struct place at = {kind, resource_kinds[kind].namespaced ? namespace : NULL, name, NULL};
     cleanup_error struct error failed = {0};
-    if (catch_up(k8s_of(store), &at, &failed) || failed.status != 503) return true;
+    if (catch_up(k8s_of(store), &at, &failed) || failed.status < 500) return true;
     error_move(err, &failed);
     return false;
 }

@@ -194,7 +194,8 @@ static void ask_for_key(struct auth_question *q, struct request *r, struct slice
     q->is_key = true;
     q->digest = token_digest_of(key);
     q->method = method;
-    second_look_wanted(r->router, KIND_SECRET, install_namespace(r->router->config), id, false, &q->look);
+    second_look_need(r->router, LOOK_OF_STRANGER, KIND_SECRET, install_namespace(r->router->config), id,
+                     false, &q->look);
 }
 
 struct auth_question *auth_question_new(struct request *r) {
@@ -213,24 +214,30 @@ struct auth_question *auth_question_new(struct request *r) {
 }
 
 /* The forward that a preview needs. */
-static bool wants_forward(struct request *r, struct second_look *out) {
+static enum second_look_need needs_forward(struct request *r, struct second_look *out) {
     const char *port = request_param(r, "port");
-    if (strcmp(r->route->method, "*") != 0 || !port) return false;
+    if (strcmp(r->route->method, "*") != 0 || !port) return LOOK_NEEDLESS;
     cleanup_free char *name = xasprintf("pf-%s-%s", r->sandbox->name, port);
-    return second_look_wanted(r->router, KIND_SERVICE, r->sandbox->namespace, name, false, out);
+    return second_look_need(r->router, LOOK_OF_CALLER, KIND_SERVICE, r->sandbox->namespace, name, false, out);
 }
 
-struct auth_question *auth_question_sandbox(struct request *r) {
+static enum second_look_need needs_sandbox(struct request *r, struct second_look *out) {
+    const char *namespace = strcmp(r->route->method, "*") != 0 ? request_query(r, "namespace") : NULL;
+    if (!namespace || !namespace[0]) namespace = r->identity.sandbox_namespace;
+    if (!namespace || !namespace[0]) namespace = sandbox_namespace(r->router->config);
+    return second_look_need(r->router, LOOK_OF_CALLER, KIND_SANDBOX, namespace, request_param(r, "id"), true,
+                            out);
+}
+
+struct auth_question *auth_question_sandbox(struct request *r, struct error *err) {
     struct second_look look = {0};
-    if (r->sandbox) {
-        if (!wants_forward(r, &look)) return NULL;
-    } else {
-        const char *namespace = strcmp(r->route->method, "*") != 0 ? request_query(r, "namespace") : NULL;
-        if (!namespace || !namespace[0]) namespace = r->identity.sandbox_namespace;
-        if (!namespace || !namespace[0]) namespace = sandbox_namespace(r->router->config);
-        if (!second_look_wanted(r->router, KIND_SANDBOX, namespace, request_param(r, "id"), true, &look))
-            return NULL;
+    enum second_look_need need = r->sandbox ? needs_forward(r, &look) : needs_sandbox(r, &look);
+    if (need == LOOK_REFUSED) {
+        error_set(err, 503, "busy",
+                  "too many sandboxes that this server does not know are asked for; retry in a second");
+        err->retry_after = 1;
     }
+    if (need != LOOK_WANTED) return NULL;
     struct auth_question *q = xcalloc(1, sizeof *q);
     q->look = look;
     return q;

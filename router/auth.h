@@ -19,9 +19,10 @@ struct auth_question;
 struct auth_question *auth_question_new(struct request *r);
 /* After auth_find_sandbox(): another Router may have made the sandbox a moment ago, or shared it, or know
  * that it is running now, or have forwarded a preview's port of the one that was found. A question to ask
- * before it is called again; NULL: memory knows, or too much was asked. It is asked for a sandbox that is
- * somebody else's as for one that is not there: neither its time nor its failure tells which. */
-struct auth_question *auth_question_sandbox(struct request *r);
+ * before it is called again; NULL: memory knows, or too much was asked (`err`: 503). It is asked for a
+ * sandbox that is somebody else's as for one that is not there: neither its time nor its failure tells which.
+ */
+struct auth_question *auth_question_sandbox(struct request *r, struct error *err);
 bool auth_question_learnt(struct auth_question *question, struct error *err); /* false: 503, nobody knows */
 void auth_question_ask(struct auth_question *question);                       /* waits: worker threads only */
 /* Back on the loop: as auth_identify, but never AUTH_LATER. */

@@ -239,16 +239,21 @@ static void refuse(struct exchange *x, struct error *err) {
 
 static void on_looked(struct exchange *x, struct auth_question *question);
 
-/* What is not known here may be known elsewhere: whether the request waits for a second look. */
-static bool looks_again(struct exchange *x, const struct error *err) {
-    bool unknown = err->status == 0 || err->status == 409 || strcmp(err->code, "sandbox_not_found") == 0 ||
-                   strcmp(err->code, "not_owner") == 0;
-    struct auth_question *question = unknown ? auth_question_sandbox(&x->request) : NULL;
+/* What is not known here may be known elsewhere: whether the request waits for a second look. When nobody
+ * can look now, `err` is 503 for what is unknown: it is not for us to say that it is not there. */
+static bool looks_again(struct exchange *x, struct error *err) {
+    bool is_stale = err->status == 409, is_unknown = err->status == 0 ||
+                                                     strcmp(err->code, "sandbox_not_found") == 0 ||
+                                                     strcmp(err->code, "not_owner") == 0;
+    if (!is_stale && !is_unknown) return false;
     cleanup_error struct error busy = {0};
-    if (!question) return false;
-    x->stage = STAGE_AUTH;
-    if (verification_start(x, question, on_looked, &busy)) return true;
-    x->stage = STAGE_BODY;
+    struct auth_question *question = auth_question_sandbox(&x->request, &busy);
+    if (question) {
+        x->stage = STAGE_AUTH;
+        if (verification_start(x, question, on_looked, &busy)) return true;
+        x->stage = STAGE_BODY;
+    }
+    if (busy.status && is_unknown) error_move(err, &busy);
     return false;
 }
 
@@ -260,8 +265,9 @@ static bool find_sandbox(struct exchange *x, bool again, struct error *err) {
     if (r->sandbox) return true; /* it waited for the forward of a preview */
     bool found = auth_find_sandbox(r, err);
     if ((found ? r->sandbox != NULL : !again) && looks_again(x, err)) return false;
-    if (!found) refuse(x, err);
-    return found;
+    if (!err->status) return true;
+    refuse(x, err);
+    return false;
 }
 
 /* All is known of the request's head: its body, and its handler, may follow. */

@@ -31,7 +31,7 @@ struct router {
     _Atomic int64_t exec_output_bytes;        /* held by all execs under way: exec.c bounds it */
     _Atomic int64_t body_bytes;               /* of large JSON bodies under way: exchange.c bounds them */
     _Atomic uint64_t touches[ROUTER_TOUCHES]; /* sandboxes whose activity is being written: activity.c */
-    _Atomic uint64_t second_looks;            /* router/second_look.c */
     _Atomic bool warned_of_proxy;             /* request.c says it once */
+    _Atomic uint64_t second_looks[2];         /* router/second_look.c */
     _Atomic bool draining;                    /* SIGTERM seen: new requests are refused */
 };

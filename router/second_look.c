@@ -5,25 +5,29 @@
 #include <time.h>
 
 /* Seconds in the upper bits, looks of that second in the lower. */
-static bool is_allowed(struct router *router) {
+static bool is_allowed(struct router *router, enum second_look_asker asker) {
+    static const uint64_t most[LOOK_ASKERS] = {SECOND_LOOKS_OF_STRANGERS, SECOND_LOOKS_OF_CALLERS};
+    _Atomic uint64_t *looks = &router->second_looks[asker];
     struct timespec now;
     clock_gettime(CLOCK_MONOTONIC_COARSE, &now);
-    uint64_t second = (uint64_t)now.tv_sec << 16, old = atomic_load(&router->second_looks), next;
+    uint64_t second = (uint64_t)now.tv_sec << 16, old = atomic_load(looks), next;
     do {
         next = (old & ~UINT64_C(0xffff)) == second ? old + 1 : second + 1;
-        if ((next & 0xffff) > SECOND_LOOKS_PER_SECOND) return false;
-    } while (!atomic_compare_exchange_weak(&router->second_looks, &old, next));
+        if ((next & 0xffff) > most[asker]) return false;
+    } while (!atomic_compare_exchange_weak(looks, &old, next));
     return true;
 }
 
-bool second_look_wanted(struct router *router, enum kind kind, const char *namespace, const char *name,
-                        bool again, struct second_look *out) {
+enum second_look_need second_look_need(struct router *router, enum second_look_asker asker, enum kind kind,
+                                       const char *namespace, const char *name, bool again,
+                                       struct second_look *out) {
     struct store *store = router->backend->store;
-    if (!store->ops->look || store_age_ms(store) >= FRESHNESS_DOUBT_MS) return false;
+    if (!store->ops->look || store_age_ms(store) >= FRESHNESS_DOUBT_MS) return LOOK_NEEDLESS;
     cleanup_object struct object *there = store->ops->get(store, kind, namespace, name);
-    if ((there && !again) || !is_allowed(router)) return false;
+    if (there && !again) return LOOK_NEEDLESS;
+    if (!is_allowed(router, asker)) return LOOK_REFUSED;
     *out = (struct second_look){store, kind, xstrdup(namespace), xstrdup(name)};
-    return true;
+    return LOOK_WANTED;
 }
 
 bool second_look_run(struct second_look *look, struct error *err) {

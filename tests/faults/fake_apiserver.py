@@ -128,8 +128,12 @@ def status(code, reason="", message="scripted", details=None, headers=None):
 
 
 def delay(seconds):
+    """Does what was asked later, unless the client or the server has gone by then."""
+
     def act(api, request, connection):
         api.stopping.wait(seconds)
+        if connection not in api.connections:
+            raise Gone
         return False
 
     return act
@@ -280,6 +284,7 @@ class FakeApiserver:
                 pass
             listener.close()
         for connection in list(self.connections):
+            self.connections.discard(connection)
             connection.close()
         with self.changed:
             self.changed.notify_all()
@@ -703,12 +708,17 @@ class FakeApiserver:
         method, target, _ = line.decode("latin-1").split(" ", 2)
         headers = {}
         while True:
-            line = connection.reader.readline(65536).strip()
+            line = connection.reader.readline(65536)
+            if not line.endswith(b"\n"):
+                return None
+            line = line.strip()
             if not line:
                 break
             name, _, value = line.decode("latin-1").partition(":")
             headers[name.lower()] = value.strip()
-        return Request(method, target, headers, connection.reader.read(int(headers.get("content-length", 0))))
+        length = int(headers.get("content-length", 0))
+        body = connection.reader.read(length)
+        return Request(method, target, headers, body) if len(body) == length else None
 
     def _script(self, request):
         for script in self.scripts:

@@ -1,7 +1,10 @@
 """Resources through an apiserver that behaves, and one that does not (observed.md O3, O4; lessons I33, S23)."""
 
 import base64
+import collections
 import json
+import select
+import socket
 import threading
 import time
 
@@ -154,6 +157,36 @@ def test_the_second_look_does_not_tell_a_foreign_sandbox_from_none(api):
         api.on("GET", r"/sandboxes/(foreign|missing)$", status(503))
         answers = [error_of(u2.get(f"/api/v1/sandboxes/{name}"), (404, 503)) for name in ("foreign", "missing")]
         assert answers[0]["code"] == answers[1]["code"], answers
+
+
+def test_O3_who_cannot_look_does_not_say_not_found(api):
+    """Far more unknown names at once than are looked for: 503 with Retry-After, never a guess."""
+    answering = threading.Event()
+
+    def wait(*_):
+        answering.wait(60)
+        return False
+
+    def ask(router, name):
+        sock = socket.create_connection(("127.0.0.1", router.port), timeout=60)
+        sock.sendall(f"DELETE /api/v1/sandboxes/{name} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n".encode())
+        return sock
+
+    with ClusterRouter(api, "--threads=1") as router:
+        api.on("GET", r"/sandboxes/m", wait)
+        asked = [ask(router, f"m{i}") for i in range(300)]  # more than may wait for an answer
+        assert select.select(asked, [], [], 60)[0], "all wait"
+        answering.set()
+        answers = []
+        for sock in asked:
+            with sock:
+                answers.append(b"".join(iter(lambda s=sock: s.recv(65536), b"")))
+        counts = collections.Counter(answer.split(b" ")[1] for answer in answers)
+        assert set(counts) == {b"404", b"503"}, counts
+        for answer in answers:
+            if b" 503 " in answer[:20]:
+                assert b"\r\nretry-after: 1\r\n" in answer.lower() and b'"busy"' in answer
+        wait_for(lambda: router.client().delete("/api/v1/sandboxes/m0").status_code == 404, 10, 0.2, "a look")
 
 
 @pytest.mark.tsan

@@ -3,6 +3,7 @@
 #pragma once
 
 #include "backend/access.h"
+#include "backend/snapshots.h"
 #include "backend/store.h"
 
 /* Where a running sandbox's agenttier-runtime listens. */
@@ -26,6 +27,7 @@ struct backend {
     const char *name; /* "local", "kubernetes" */
     struct store *store;
     struct access *access;
+    const struct snapshot_ops *snapshots;
     /* The greatest cpu/memory a sandbox may ask for, as quantities, or NULL: the built-in
      * default policy (contract/tutorial.md row 10: "maxCpu of the host"). */
     char default_max_cpu[32];

@@ -45,12 +45,14 @@ struct entry *engine_entry(struct engine *e, const struct object *sandbox) {
     s->dir = state_dir_path(e->state, "sandboxes", s->uid);
     state_dir_socket(e->state, s->uid, s->socket_path);
     s->pidfd = -1;
+    s->engine = e;
     *at = s;
     return s;
 }
 
 static void entry_free(struct entry *s) {
     first_run_end(s);
+    fill_workspace_end(s);
     record_clear(&s->record);
     if (s->pidfd >= 0) close(s->pidfd);
     free(s->uid);
@@ -259,7 +261,14 @@ struct engine *engine_start(const struct engine_options *options, struct error *
     adopt_all(e);
     e->events = events_start(e->store, true);
     e->trash = trash_start(e->state, e->ids);
-    if (!start_threads(e, err)) {
+    const struct snapshots_options snapshots = {.state = e->state,
+                                                .store = e->store,
+                                                .trash = e->trash,
+                                                .own_users = e->own_users,
+                                                .changed = fill_snapshot_changed,
+                                                .ctx = e};
+    e->snapshots = snapshots_start(&snapshots, err);
+    if (!e->snapshots || !start_threads(e, err)) {
         engine_stop(e);
         return NULL;
     }
@@ -281,11 +290,13 @@ void engine_stop(struct engine *e) {
     for (size_t i = 0; i < e->worker_count; i++)
         pthread_join(e->workers[i], NULL);
     if (e->loop_started) pthread_join(e->loop, NULL);
+    snapshots_stop(e->snapshots);
     for (size_t i = 0; i < ENGINE_BUCKETS; i++)
         for (struct entry *s = e->buckets[i], *next; s; s = next) {
             next = s->next;
             entry_free(s);
         }
+    snapshots_free(e->snapshots);
     events_stop(e->events);
     trash_stop(e->trash);
     host_ids_free(e->ids);
@@ -299,6 +310,10 @@ void engine_stop(struct engine *e) {
     pthread_mutex_destroy(&e->lock);
     pthread_cond_destroy(&e->work);
     free(e);
+}
+
+struct snapshots *engine_snapshots(struct engine *e) {
+    return e->snapshots;
 }
 
 bool engine_locate(void *ctx, struct object *sandbox, struct runtime_address *out, struct error *err) {

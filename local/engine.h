@@ -15,5 +15,7 @@ struct engine;
 struct engine *engine_start(const struct engine_options *options, struct error *err);
 /* Stops the threads; sandboxes go on running. */
 void engine_stop(struct engine *engine);
+/* Its snapshots of workspaces, borrowed. */
+struct snapshots *engine_snapshots(struct engine *engine);
 /* A runtime_locate_fn; ctx is the engine. */
 bool engine_locate(void *ctx, struct object *sandbox, struct runtime_address *out, struct error *err);

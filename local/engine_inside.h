@@ -4,6 +4,7 @@
  *   adopt.c      what an earlier Router left: adopted, ended, put aside
  *   reconcile.c  one pass over one sandbox: the phases
  *   start.c      from an object to running processes
+ *   filling.c    a workspace filled from a snapshot
  *   first_run.c  files and initScripts of a template
  *   ending.c     processes ended, directories removed
  *
@@ -18,6 +19,7 @@
 #include "local/host_ids.h"
 #include "local/locations.h"
 #include "local/record.h"
+#include "local/snapshots.h"
 #include "local/trash.h"
 
 #include <pthread.h>
@@ -48,6 +50,8 @@ struct entry {
     bool seen_creating; /* the event was written */
     struct first_run *first_run;
     bool first_run_done; /* for these processes */
+    struct fill *fill;   /* of its workspace, under way */
+    struct engine *engine;
 };
 
 struct engine {
@@ -56,6 +60,7 @@ struct engine {
     struct locations *locations;
     struct events *events;
     struct trash *trash;
+    struct snapshots *snapshots;
     struct host_ids *ids;
     struct cgroups cgroups;
     struct buffer seccomp;
@@ -111,6 +116,20 @@ bool start_sandbox(struct engine *e, struct entry *s, const struct object *sandb
 bool limit_processes(struct engine *e, struct entry *s, const struct object *sandbox, struct error *err);
 /* Whether a failed start could succeed now: the template resolves, the image is there. */
 bool start_possible(struct engine *e, const struct object *sandbox);
+
+/* A user id of this machine for the sandbox, unless it has one: into its record. */
+bool take_host_id(struct engine *e, struct record *record, struct error *err);
+
+/* ---- filling.c */
+/* Sees to it that a sandbox with spec.cloneFromSnapshot has what the snapshot holds, before its first start.
+ * FILL_GOING: another pass follows when there is news. FILL_FAILED: err is meant for status.message, 503: try
+ * again soon. */
+enum fill_state fill_workspace(struct engine *e, struct entry *s, const struct object *sandbox,
+                               struct error *err);
+/* Cancels it. Not under engine->lock. */
+void fill_workspace_end(struct entry *s);
+/* A snapshot is ready or has failed: passes for the sandboxes that wait for it. ctx is the engine. */
+void fill_snapshot_changed(void *ctx, const char *namespace, const char *name);
 
 /* ---- first_run.c */
 enum first_run_state { FIRST_RUN_GOING, FIRST_RUN_DONE, FIRST_RUN_FAILED };

@@ -2,19 +2,27 @@
 #include "local/local.h"
 
 #include "backend/runtime_access.h"
+#include "common/json.h"
 #include "common/units.h"
 #include "local/engine.h"
 #include "local/resource_limits.h"
 #include "local/seed.h"
 #include "local/selfcheck.h"
+#include "local/snapshots.h"
 #include "local/state_dir.h"
 
+#include <stdatomic.h>
 #include <stdio.h>
+#include <string.h>
+
+#define SETTLE_MS    5000
+#define SETTLING_MAX 2
 
 struct local_backend {
     struct backend backend; /* first */
     struct state_dir state;
     struct engine *engine;
+    _Atomic int settling; /* requests that wait for a snapshot */
 };
 
 static void close_backend(struct backend *backend) {
@@ -25,6 +33,53 @@ static void close_backend(struct backend *backend) {
     state_dir_close(&l->state);
     free(l);
 }
+
+/* ---- snapshots ---- */
+
+static bool snapshots_check(struct backend *backend, const char *class, struct error *err) {
+    (void)backend;
+    if (!class) return true;
+    error_set_field(err, "snapshotClass", "cannot be chosen here: the local backend has no snapshot classes");
+    return false;
+}
+
+static bool snapshots_list(struct backend *backend, const char *namespace, const char *label,
+                           const char *value, struct object_list *out, struct error *err) {
+    (void)err;
+    *out = backend->store->ops->list(backend->store, KIND_VOLUME_SNAPSHOT, namespace);
+    size_t kept = 0;
+    for (size_t i = 0; i < out->count; i++) {
+        struct object *o = out->items[i];
+        const char *its = json_string_value(json_object_get(json_at(o->json, "metadata.labels"), label));
+        if (its && strcmp(its, value) == 0)
+            out->items[kept++] = o;
+        else
+            object_unref(o);
+    }
+    out->count = kept;
+    return true;
+}
+
+static struct object *snapshots_get(struct backend *backend, const char *namespace, const char *name,
+                                    struct error *err) {
+    struct object *o = backend->store->ops->get(backend->store, KIND_VOLUME_SNAPSHOT, namespace, name);
+    if (!o) error_set(err, 404, ERR_NOT_FOUND, "snapshot %s not found", name);
+    return o;
+}
+
+/* Small workspaces are copied before the request is answered, which so knows how it went; a few requests at
+ * a time, because a waiting one keeps a worker. */
+static void snapshots_wait(struct backend *backend, const char *namespace, const char *name) {
+    struct local_backend *l = (struct local_backend *)backend;
+    if (atomic_fetch_add(&l->settling, 1) < SETTLING_MAX)
+        snapshots_settle(engine_snapshots(l->engine), namespace, name, SETTLE_MS);
+    atomic_fetch_sub(&l->settling, 1);
+}
+
+static const struct snapshot_ops snapshot_ops = {
+    .check = snapshots_check, .list = snapshots_list, .get = snapshots_get, .settle = snapshots_wait};
+
+/* ---- parts ---- */
 
 /* The option, else what the machine has. */
 static bool set_cap(char out[32], const char *option, const char *flag, int64_t machine, struct error *err) {
@@ -70,6 +125,7 @@ static bool open_parts(struct local_backend *l, const struct local_options *opti
 struct backend *local_backend_open(const struct local_options *options, struct error *err) {
     struct local_backend *l = xcalloc(1, sizeof *l);
     l->backend.name = "local";
+    l->backend.snapshots = &snapshot_ops;
     l->backend.close = close_backend;
     l->state = (struct state_dir){.lock_fd = -1, .run_fd = -1};
     if (open_parts(l, options, err)) return &l->backend;

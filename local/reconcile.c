@@ -84,6 +84,7 @@ static int64_t stop(struct engine *e, struct entry *s, const struct object *o, c
             log_warn("record not written", "sandbox", s->name, "why", err.message, NULL);
     }
     if (!end_processes(e, s, true)) return ending_delay(s);
+    fill_workspace_end(s);
     if (sandbox_action_is(o, "stop")) {
         enum write_result r = sandbox_remove_action(e->store, entry_ref(s), "stop");
         if (r != WRITE_DONE) return after_write(r);
@@ -182,9 +183,11 @@ static int64_t to_running(struct engine *e, struct entry *s, const struct object
 static int64_t start(struct engine *e, struct entry *s, const struct object *o) {
     cleanup_error struct error err = {0};
     cleanup_json json_t *resolved = NULL;
-    if (*json_str_at(o->json, "spec.cloneFromSnapshot"))
-        return to_error(e, s, o, "Creating",
-                        "PVC creation failed: snapshots are not available on the local backend");
+    switch (fill_workspace(e, s, o, &err)) {
+    case FILL_GOING: return PASS_NONE;
+    case FILL_FAILED: return err.status == 503 ? RETRY_MS : to_error(e, s, o, "Creating", err.message);
+    case FILL_DONE: break;
+    }
     int64_t begun = monotonic_ms();
     if (!start_sandbox(e, s, o, &resolved, &err)) {
         /* A store that cannot answer, or processes that still end, are no verdict on the sandbox. */
@@ -318,9 +321,10 @@ static int64_t in_error(struct engine *e, struct entry *s, const struct object *
 static int64_t erase(struct engine *e, struct entry *s) {
     if (!end_processes(e, s, false)) return ending_delay(s);
     first_run_end(s);
+    fill_workspace_end(s);
     cleanup_error struct error err = {0};
     unlink(s->socket_path);
-    if (trash_take(e->trash, s->uid, &err)) return PASS_AGAIN;
+    if (trash_take(e->trash, "sandboxes", s->uid, &err)) return PASS_AGAIN;
     log_warn("files of a deleted sandbox are still in place", "sandbox", s->name, "why", err.message, NULL);
     return RETRY_MS * 10;
 }

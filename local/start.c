@@ -60,7 +60,7 @@ bool start_possible(struct engine *e, const struct object *sandbox) {
 
 /* ---- directories ------------------------------------------------------------------------------ */
 
-static bool take_host_id(struct engine *e, struct record *r, struct error *err) {
+bool take_host_id(struct engine *e, struct record *r, struct error *err) {
     if (!e->own_users || r->own_user) return true;
     r->host_uid = host_ids_take(e->ids);
     r->own_user = r->host_uid != 0;

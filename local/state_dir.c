@@ -16,7 +16,8 @@
 #define UID_MAX       63
 #define SOCKET_SUFFIX "/run/.sock"
 
-static const char *const folders[] = {"bin", "etc", "images", "run", "sandboxes", "trash", "lost"};
+static const char *const folders[] = {"bin",       "etc",       "images", "run",
+                                      "sandboxes", "snapshots", "trash",  "lost"};
 
 static bool make_parents(const char *path, struct error *err) {
     cleanup_free char *copy = xstrdup(path);

@@ -6,8 +6,9 @@
  *   images/NAME/               imported root file systems
  *   run/UID.sock               where the runtime of a sandbox listens
  *   sandboxes/UID/             state.json, lock, launch, log, workspace/
- *   trash/                     workspaces of deleted sandboxes until they are removed
- *   lost/                      files of sandboxes that the store does not know
+ *   snapshots/UID/             workspace/ as it was
+ *   trash/                     workspaces of what was deleted until they are removed
+ *   lost/                      files of sandboxes and snapshots that the store does not know
  *
  * Everything is keyed by the object's uid: a new sandbox of an old name never meets the old one's
  * files. (observed O5) */

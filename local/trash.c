@@ -87,9 +87,9 @@ void trash_stop(struct trash *t) {
     free(t);
 }
 
-bool trash_take(struct trash *t, const char *uid, struct error *err) {
-    cleanup_free char *from = state_dir_path(t->state, "sandboxes", uid);
-    cleanup_free char *to = state_dir_path(t->state, "trash", uid);
+bool trash_take(struct trash *t, const char *folder, const char *name, struct error *err) {
+    cleanup_free char *from = state_dir_path(t->state, folder, name);
+    cleanup_free char *to = state_dir_path(t->state, "trash", name);
     if (rename(from, to) != 0 && errno != ENOENT) {
         error_set_errno(err, errno, "moving %s away", from);
         return false;

@@ -1,5 +1,5 @@
-/* What deleted sandboxes leave: moved out of the way at once, removed by a thread of its own, so that a
- * delete does not take as long as a large workspace. */
+/* What deleted sandboxes and snapshots leave: moved out of the way at once, removed by a thread of its own,
+ * so that a delete does not take as long as a large workspace. */
 #pragma once
 
 #include "local/host_ids.h"
@@ -9,5 +9,5 @@ struct trash;
 /* Removes what is in trash/ already, too. */
 struct trash *trash_start(const struct state_dir *state, struct host_ids *ids);
 void trash_stop(struct trash *trash); /* what is left stays in trash/ for the next start */
-/* Moves sandboxes/UID there. True also when there is none. */
-bool trash_take(struct trash *trash, const char *uid, struct error *err);
+/* Moves FOLDER/NAME there. True also when there is none. */
+bool trash_take(struct trash *trash, const char *folder, const char *name, struct error *err);

@@ -26,6 +26,9 @@ void sandbox_delete(struct request *r);
 void bulk_create(struct request *r);
 void bulk_action(struct request *r);
 
+/* clone.c */
+void sandbox_clone(struct request *r);
+
 /* exec.c */
 void exec_create(struct request *r);
 void exec_get(struct request *r);

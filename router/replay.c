@@ -24,6 +24,12 @@ bool replay_read(struct request *r, struct replay *out, bool *given, struct erro
     return true;
 }
 
+void replay_scope(struct replay *replay, const char *operation, const char *target) {
+    cleanup_buffer struct buffer text = {0};
+    buffer_printf(&text, "%s %s %s", operation, target, replay->digest);
+    sha256_hex(buffer_slice(&text), replay->digest);
+}
+
 struct replay replay_part(const struct replay *whole, size_t i) {
     struct replay part = *whole;
     snprintf(part.digest + SHA256_HEX_LEN, sizeof part.digest - SHA256_HEX_LEN, ".%u", (unsigned)i);

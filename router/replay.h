@@ -13,6 +13,8 @@ struct replay {
 
 /* Reads the header; `*given` = false when there is none. 400 for a text that is no key. */
 bool replay_read(struct request *r, struct replay *out, bool *given, struct error *err);
+/* Ties it to one operation on one thing, which the body does not name. */
+void replay_scope(struct replay *replay, const char *operation, const char *target);
 /* The replay of the i-th of several sandboxes that one body creates. */
 struct replay replay_part(const struct replay *whole, size_t i);
 

@@ -79,6 +79,15 @@ const struct route routes[] = {
      "}, \"responses\": {\"200\": \"Status\", \"404\": \"Error\", \"409\": \"Error\"}}",
      "resume"},
 
+    {"POST", SANDBOX "/clone", "cloneSandbox", "A new sandbox with a copy of the workspace",
+     AUTH_SANDBOX_OWNER, GROUP_NONE, ROUTE_UNARY, PHASE_ANY, BODY_JSON_OPTIONAL, KIB(64), sandbox_clone, NULL,
+     "{\"query\": {" NAMESPACE
+     "}, \"headers\": {\"Idempotency-Key\": \"string: a retry with the same key and body makes no"
+     " second clone\"}, \"request\": \"Clone\", \"responses\": {\"202\": \"Cloned\", \"400\": "
+     "\"Error\", \"403\": \"PolicyViolation\", \"404\": \"Error\", \"409\": \"Error\","
+     " \"501\": \"Error\", \"507\": \"Error\"}}",
+     "clone", true},
+
     /* ---- commands ---- */
     {"POST", SANDBOX "/exec", "execCommand", "Run a command and return its outcome", AUTH_SANDBOX_USE,
      GROUP_RUN_COMMAND, ROUTE_STREAM, PHASE_RUNNING, BODY_JSON, MIB(8) + KIB(64), exec_create, NULL,

@@ -71,22 +71,33 @@ json_t *sandbox_policy(struct router *router, const char *namespace, const char 
     return effective;
 }
 
+/* The object with what template and policy fill in, checked; and the policy of its namespace. New references.
+ */
+static bool check(struct router *router, const struct identity *caller, const json_t *object,
+                  json_t **effective, json_t **full, struct error *err) {
+    struct policy_usage usage;
+    *effective = sandbox_policy(router, json_str_at(object, "metadata.namespace"), caller->sub, &usage, err);
+    if (!*effective) return false;
+    *full = json_deep_copy(object);
+    /* Who another sandbox is shared with has no access to its copies (W-12). */
+    json_object_del(json_object_get(*full, "spec"), "sharing");
+    json_t *violations = governance_check(router->governance, *effective, *full, &usage);
+    if (violations) policy_error(err, violations);
+    return violations == NULL;
+}
+
+bool sandbox_admissible(struct router *router, const struct identity *caller, const json_t *object,
+                        struct error *err) {
+    cleanup_json json_t *effective = NULL, *full = NULL;
+    return check(router, caller, object, &effective, &full, err);
+}
+
 bool sandbox_admit(struct router *router, const struct identity *caller, const json_t *object,
                    struct object **out, struct error *err) {
     struct store *store = router->backend->store;
-    const char *namespace = json_str_at(object, "metadata.namespace");
-    struct policy_usage usage;
-    cleanup_json json_t *effective = sandbox_policy(router, namespace, caller->sub, &usage, err);
-    if (!effective) return false;
+    cleanup_json json_t *effective = NULL, *full = NULL;
+    if (!check(router, caller, object, &effective, &full, err)) return false;
     struct policy policy = policy_view(effective);
-    cleanup_json json_t *full = json_deep_copy(object);
-    /* Who another sandbox is shared with has no access to its copies (W-12). */
-    json_object_del(json_object_get(full, "spec"), "sharing");
-    json_t *violations = governance_check(router->governance, effective, full, &usage);
-    if (violations) {
-        policy_error(err, violations);
-        return false;
-    }
     return quota_applies(&policy) ? create_counted(router, &policy, caller->sub, full, out, err)
                                   : store->ops->create(store, KIND_SANDBOX, full, out, err);
 }
@@ -100,9 +111,8 @@ json_t *sandbox_batch_violations(struct router *router, const struct identity *c
     return policy_evaluate_batch(&policy, &usage, count, agents);
 }
 
-/* Somebody has the name: a retry of this very request, or a conflict. */
-static bool name_taken(struct store *store, const char *namespace, const char *name,
-                       const struct replay *replay, struct object **out, struct error *err) {
+bool sandbox_name_taken(struct store *store, const char *namespace, const char *name,
+                        const struct replay *replay, struct object **out, struct error *err) {
     cleanup_object struct object *there = store->ops->get(store, KIND_SANDBOX, namespace, name);
     enum replay_match match = there && replay ? replay_match(there, replay) : REPLAY_UNRELATED;
     error_clear(err);
@@ -161,6 +171,6 @@ bool sandbox_create(struct router *router, const struct identity *caller, const 
         return true;
     }
     if (strcmp(err->code, ERR_ALREADY_EXISTS) != 0) return false;
-    *replayed = name_taken(router->backend->store, namespace, q->name, replay, out, err);
+    *replayed = sandbox_name_taken(router->backend->store, namespace, q->name, replay, out, err);
     return *replayed;
 }

@@ -22,6 +22,14 @@ bool sandbox_create(struct router *router, const struct identity *caller, const 
 bool sandbox_admit(struct router *router, const struct identity *caller, const json_t *object,
                    struct object **out, struct error *err);
 
+/* Whether sandbox_admit() would let it in now, without storing anything or promising a place. */
+bool sandbox_admissible(struct router *router, const struct identity *caller, const json_t *object,
+                        struct error *err);
+/* Somebody has the name: true with a reference in `*out` when an earlier attempt with `replay` (may be NULL)
+ * made the sandbox, else false with 409 already_exists or idempotency_key_reused. */
+bool sandbox_name_taken(struct store *store, const char *namespace, const char *name,
+                        const struct replay *replay, struct object **out, struct error *err);
+
 /* What holds for new sandboxes of a user in a namespace: the effective policy, a new reference (policy_view()
  * reads it), and what counts against its quotas now. From memory. NULL with 503 (governance_effective). */
 json_t *sandbox_policy(struct router *router, const char *namespace, const char *sub,

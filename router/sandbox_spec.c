@@ -169,6 +169,14 @@ static void set_text(json_t *object, const char *name, const char *value) {
     if (value && value[0]) json_object_set_new(object, name, json_string_repaired(slice_of(value)));
 }
 
+json_t *sandbox_created_by(const struct identity *owner) {
+    json_t *created_by = json_object();
+    set_text(created_by, "sub", owner->sub);
+    set_text(created_by, "email", owner->email);
+    set_text(created_by, "displayName", owner->name);
+    return created_by;
+}
+
 json_t *sandbox_request_object(const struct sandbox_request *q, const char *namespace, const char *kind,
                                const char *mode, const struct identity *owner) {
     json_t *spec = json_deep_copy(q->spec);
@@ -177,11 +185,7 @@ json_t *sandbox_request_object(const struct sandbox_request *q, const char *name
     json_t *ref = json_pack("{s:s, s:s}", "name", q->template_name, "kind", kind);
     if (strcmp(kind, "SandboxTemplate") == 0) set_text(ref, "namespace", q->template_namespace);
     json_object_set_new(spec, "templateRef", ref);
-    json_t *created_by = json_object();
-    set_text(created_by, "sub", owner->sub);
-    set_text(created_by, "email", owner->email);
-    set_text(created_by, "displayName", owner->name);
-    json_object_set_new(spec, "createdBy", created_by);
+    json_object_set_new(spec, "createdBy", sandbox_created_by(owner));
     return json_pack("{s:s, s:s, s:{s:s, s:s}, s:o}", "apiVersion", resource_kinds[KIND_SANDBOX].api_version,
                      "kind", resource_kinds[KIND_SANDBOX].kind, "metadata", "name", q->name, "namespace",
                      namespace, "spec", spec);

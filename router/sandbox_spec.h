@@ -26,6 +26,9 @@ bool sandbox_request_parse(const json_t *body, struct sandbox_request *out, stru
 json_t *sandbox_request_object(const struct sandbox_request *q, const char *namespace, const char *kind,
                                const char *mode, const struct identity *owner);
 
+/* spec.createdBy of a caller: a new reference. */
+json_t *sandbox_created_by(const struct identity *owner);
+
 /* Lays what a sandbox sets of `resources` and `storage` over the values of its template (a
  * resolved spec, may be NULL), member by member. The resource replaces those objects as a whole, so
  * without this a sandbox that sets its cpu would lose the template's memory limit. Requests

@@ -35,6 +35,7 @@ TABLE = {
     ("DELETE", BOX): ("owner", None),
     ("POST", BOX + "/stop"): ("owner", "stop"),
     ("POST", BOX + "/resume"): ("owner", "resume"),
+    ("POST", BOX + "/clone"): ("owner", None),
     ("POST", BOX + "/exec"): ("collaborator", "run-command"),
     ("GET", BOX + "/exec/{execId}"): ("collaborator", "run-command"),
     ("DELETE", BOX + "/exec/{execId}"): ("collaborator", "run-command"),

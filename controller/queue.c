@@ -9,7 +9,7 @@
 #define FIRST_BUCKETS  256
 #define RETRY_FIRST_MS 5
 #define RETRY_MAX_MS   30000
-#define WORKER_STACK   (512 * 1024)
+#define WORKER_STACK   (8L * 1024 * 1024) /* JSON is read and written by recursion */
 
 struct item {
     struct item *next;       /* in its bucket */

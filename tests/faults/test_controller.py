@@ -291,6 +291,22 @@ def test_S23_lies_and_nonsense_do_not_end_it(api, controller):
     assert controller.process.poll() is None
 
 
+def test_S23_answers_that_are_nested_as_deep_as_they_may_be(api, controller):
+    """An object of a definition that is not ours may have fields of any shape; the answers to writes show them."""
+    deep = b',"deep":' + b'{"a":[' * 1000 + b"1" + b"]}" * 1000 + b"}"
+
+    def answer(api, request, connection):
+        code, value = api.work(request)
+        connection.answer(code, json.dumps(value).encode()[:-1] + deep)
+        return True
+
+    for method in ("POST", "PUT", "PATCH"):
+        api.on(method, "/(sandboxes|pods|persistentvolumeclaims|networkpolicies)", answer)
+    make(api, "box")
+    reach(api, "box", "Running", 40)
+    assert controller.process.poll() is None
+
+
 def test_11_1_a_snapshot_that_cannot_be_taken_does_not_keep_it_running(api, controller):
     del api.kinds["volumesnapshots"]  # a cluster without them
     make(api, "box", storage={"snapshotOnStop": True})

@@ -7,6 +7,7 @@
 #include "controller/lease.h"
 #include "controller/options.h"
 #include "controller/probes.h"
+#include "controller/rights.h"
 #include "controller/sender.h"
 #include "k8s/store.h"
 
@@ -27,6 +28,7 @@ struct program {
     struct sender *sender;
     struct controller *controller;
     struct lease *lease;
+    struct permission_check *rights;
     struct probes *health, *metrics;
 };
 
@@ -99,25 +101,28 @@ static size_t add_rows(struct k8s_watch *rows, size_t n, const char *namespace) 
 
 static bool open_store(struct program *p, struct error *err) {
     struct k8s_watch rows[4 * NAMESPACES_MAX + 2];
+    const char *namespaces[NAMESPACES_MAX + 1] = {NULL};
     cleanup_free char *list = xstrdup(p->options->watch_namespaces);
-    size_t n = 0, namespaces = 0;
+    size_t n = 0, count = 0;
     char *rest = list;
     /* Templates can be anywhere: a sandbox names their namespace. */
     rows[n++] = (struct k8s_watch){.kind = KIND_SANDBOX_TEMPLATE};
     rows[n++] = (struct k8s_watch){.kind = KIND_CLUSTER_SANDBOX_TEMPLATE};
     for (char *name; (name = strsep(&rest, ",")) && *list;) {
-        if (!dns_label_valid(slice_of(name)) || ++namespaces > NAMESPACES_MAX) {
+        if (!dns_label_valid(slice_of(name)) || count == NAMESPACES_MAX) {
             error_set(err, 400, ERR_BAD_REQUEST,
                       "--watch-namespaces=%s is not a list of at most %d namespaces",
                       p->options->watch_namespaces, NAMESPACES_MAX);
             return false;
         }
         n = add_rows(rows, n, name);
+        namespaces[count++] = name;
     }
-    if (namespaces == 0) n = add_rows(rows, n, NULL);
+    if (count == 0) n = add_rows(rows, n, NULL);
     struct k8s_store_options options = {.watches = rows, .count = n};
     p->store = k8s_store_open(p->client, &options, err);
-    return p->store != NULL;
+    if (p->store) p->rights = rights_check(p->client, p->options, namespaces, err);
+    return p->rights != NULL;
 }
 
 static bool open_all(struct program *p, struct error *err) {
@@ -151,6 +156,7 @@ static void close_all(struct program *p) {
     controller_stop(p->controller);
     sender_stop(p->sender);
     probes_stop(p->health);
+    permission_check_stop(p->rights);
     if (p->store) k8s_store_close(p->store);
     if (p->client) k8s_client_free(p->client);
     if (p->config) k8s_config_free(p->config);

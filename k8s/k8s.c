@@ -70,6 +70,32 @@ static size_t make_rows(const struct k8s_options *o, struct k8s_watch rows[MAX_R
     return n;
 }
 
+/* What the Router does with what (http-api.md 4.1). Since Kubernetes 1.35 an exec over WebSocket needs
+ * create as well as get. */
+static struct permission_check *check_permissions(struct k8s_backend *k, const struct k8s_options *o,
+                                                  struct error *err) {
+    const char *home = o->install_namespace;
+    const struct permission list[] = {
+        {"agenttier.io", "sandboxes", "", NULL, "get list watch create patch update delete", "sandboxes"},
+        {"agenttier.io", "sandboxes", "status", NULL, "patch update", "activity, ports, resume"},
+        {"agenttier.io", "sandboxtemplates", "", NULL, "list watch", "templates"},
+        {"agenttier.io", "clustersandboxtemplates", "", NULL, "get list watch create patch update delete",
+         "templates"},
+        {"", "pods", "", NULL, "get list watch", "commands and files"},
+        {"", "pods", "exec", NULL, "get create", "commands and files in pods without a runtime"},
+        {"", "secrets", "", NULL, "get", "commands and files by the runtime"},
+        {"", "secrets", "", home, "list watch create delete", "API keys"},
+        {"", "configmaps", "", home, "get list watch create patch update delete", "policies and preferences"},
+        {"", "services", "", NULL, "get list watch create patch delete", "port forwards"},
+        {"", "events", "", NULL, "list watch create", "events"},
+        {"authentication.k8s.io", "tokenreviews", "", NULL, "create", "logins of service accounts"},
+        {"networking.k8s.io", "ingresses", "", NULL, "get list watch create patch delete",
+         "preview addresses"}, /* the last: only with a domain */
+    };
+    size_t count = sizeof list / sizeof *list - (o->ingresses ? 0 : 1);
+    return permission_check_start(k->client, "agenttier-router", list, count, err);
+}
+
 /* The option, else the built-in cap. */
 static bool set_cap(char out[32], const char *option, const char *flag, const char *builtin,
                     struct error *err) {
@@ -102,7 +128,7 @@ static bool open_parts(struct k8s_backend *k, const struct k8s_options *o, struc
     k->backend.store = k8s_store_open(k->client, &options, err);
     if (!k->backend.store) return false;
     k->backend.access = k8s_access_new(k->client, k->backend.store);
-    k->permissions = permission_check_start(k->client, o->install_namespace, o->ingresses, err);
+    k->permissions = check_permissions(k, o, err);
     return k->permissions != NULL;
 }
 

@@ -194,9 +194,9 @@ def test_I37_S24_the_rights_of_the_chart_are_enough(api, secured):
     """The start-up check of each replica, and nothing that was refused while all of the above happened is a right
     that the account lacks. (An API server that has just started refuses what it allows a moment later, when it has
     read the roles; other tests restart it.)"""
-    for pod in secured.routers():
-        wait_for(lambda name=pod["metadata"]["name"]: "the account has all permissions that the Router needs" in
-                 kubectl("logs", "-n", testbed.NAMESPACE, name), 60, 0.5, "the check at the start")
+    for pod in secured.routers() + testbed.get("pods", "-n", testbed.NAMESPACE, "-l", "app.kubernetes.io/component=controller"):
+        wait_for(lambda name=pod["metadata"]["name"]: "the account has all permissions that it needs" in
+                 kubectl("logs", "-n", testbed.NAMESPACE, name), 120, 0.5, "the check at the start")
     account = f"system:serviceaccount:{testbed.NAMESPACE}:agenttier"
     assert is_allowed(account + "-router", verb="get", resource="secrets", namespace="default")
     assert not is_allowed(account + "-router", verb="list", resource="secrets", namespace="default")

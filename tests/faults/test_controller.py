@@ -480,6 +480,24 @@ def test_1_1_without_the_right_definitions_are_left_to_others(api, kubelet):
 # ---- the command line ----
 
 
+def test_I15_I37_the_start_names_permissions_that_the_account_lacks(api):
+    api.forbidden |= {("create", "pods/exec"), ("watch", "networkpolicies", "one"), ("update", "leases", "agenttier")}
+    for flags, wanted in (((), [("pods/exec", "create", "(all)")]), (("--watch-namespaces=one,two", "--leader-elect"), [
+            ("networkpolicies.networking.k8s.io", "watch", "one"), ("pods/exec", "create", "one"), ("pods/exec", "create", "two"),
+            ("leases.coordination.k8s.io", "update", "agenttier")])):
+        started = Controller(api, "--runtime-delivery=exec", *flags).start()
+        try:
+            wait_for(lambda c=started, n=len(wanted): c.log.read_text().count("the account lacks a permission") == n, 20, what="warnings")
+            lines = [json.loads(line) for line in started.log.read_text().splitlines() if "the account lacks a permission" in line]
+            assert [(x["resource"], x["verbs"], x["namespace"]) for x in lines] == wanted
+        finally:
+            started.kill()
+            shutil.rmtree(started.folder, ignore_errors=True)
+    api.forbidden.clear()
+    with Controller(api, "--runtime-delivery=exec") as allowed:
+        wait_for(lambda: "has all permissions that it needs" in allowed.log.read_text(), 20, what="the check")
+
+
 def run(*arguments, **env):
     return subprocess.run([str(PROGRAM), *arguments], capture_output=True, text=True, timeout=20, check=False,
                           env=clean_environment(**env))

@@ -589,6 +589,18 @@ def test_I15_I37_the_start_names_permissions_that_the_account_lacks(api):
             ("pods/exec", "create"), ("secrets", "delete"), ("tokenreviews.authentication.k8s.io", "create")]
 
 
+def test_I37_an_apiserver_that_starts_with_the_router_makes_no_permission_missing(api):
+    """It allows nobody anything until it has read the roles: it is asked again."""
+    refused = body({"kind": "SelfSubjectAccessReview", "apiVersion": "authorization.k8s.io/v1", "status": {"allowed": False}}, 201)
+    api.go_away()
+    with ClusterRouter(api, ready=False) as router:
+        wait_for(lambda: "does not answer" in router.log.read_text(), 10, what="it to be missed")
+        api.on("POST", "selfsubjectaccessreviews", refused, times=3)
+        api.come_back()
+        wait_for(lambda: "has all permissions that it needs" in router.log.read_text(), 60, what="the check")
+        assert "lacks a permission" not in router.log.read_text()
+
+
 def test_a_kind_that_may_not_be_listed_keeps_the_router_unready_and_is_named(api):
     api.forbidden.add(("list", "sandboxes"))
     with ClusterRouter(api, ready=False) as router:

@@ -5,10 +5,12 @@
 
 #include <stdarg.h>
 #include <stdio.h>
+#include <strings.h>
 
+/* Letters, digits and "!#$%&'*+-.^_`|~": a bit for each of the first 128 characters. */
 static bool token_char(unsigned char c) {
-    if ((c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9')) return true;
-    return c != '\0' && strchr("!#$%&'*+-.^_`|~", c) != NULL;
+    static const uint32_t bits[4] = {0, 0x03ff6cfa, 0xc7fffffe, 0x57ffffff};
+    return c < 128 && (bits[c / 32] >> (c % 32) & 1) != 0;
 }
 
 bool http1_token_valid(struct slice s) {
@@ -43,9 +45,32 @@ struct kind {
     int status_too_large;
     const char *code_too_large;
     const char *what;
+    bool response;
+    bool from_anybody;
 };
-static const struct kind request_kind = {400, ERR_BAD_REQUEST, 431, "header_too_large", "request"};
-static const struct kind response_kind = {502, "bad_answer", 502, "bad_answer", "answer"};
+static const struct kind request_kind = {
+    .status = 400,
+    .code = ERR_BAD_REQUEST,
+    .status_too_large = 431,
+    .code_too_large = "header_too_large",
+    .what = "request",
+};
+static const struct kind client_request_kind = {
+    .status = 400,
+    .code = ERR_BAD_REQUEST,
+    .status_too_large = 431,
+    .code_too_large = "header_too_large",
+    .what = "request",
+    .from_anybody = true,
+};
+static const struct kind response_kind = {
+    .status = 502,
+    .code = "bad_answer",
+    .status_too_large = 502,
+    .code_too_large = "bad_answer",
+    .what = "answer",
+    .response = true,
+};
 
 static bool refuse(const struct kind *kind, struct error *err, const char *why) {
     error_set(err, kind->status, kind->code, "malformed HTTP %s: %s", kind->what, why);
@@ -111,37 +136,65 @@ static bool split_headers(const struct kind *kind, struct slice rest, struct htt
     }
 }
 
-static size_t count(const struct http1_head *head, const char *name) {
-    size_t n = 0;
-    for (size_t i = 0; i < head->header_count; i++) {
-        if (slice_equal_nocase(head->headers[i].name, name)) n++;
-    }
-    return n;
-}
-
-/* Whether any Connection header lists `token`. */
-static bool connection_has(const struct http1_head *head, const char *token) {
-    for (size_t i = 0; i < head->header_count; i++) {
-        if (!slice_equal_nocase(head->headers[i].name, "connection")) continue;
-        struct slice rest = head->headers[i].value;
-        while (rest.len > 0) {
-            const char *comma = memchr(rest.ptr, ',', rest.len);
-            size_t n = comma ? (size_t)(comma - rest.ptr) : rest.len;
-            if (slice_equal_nocase(slice_trim(slice_make(rest.ptr, n)), token)) return true;
-            rest.ptr += comma ? n + 1 : n;
-            rest.len -= comma ? n + 1 : n;
-        }
+/* Whether a Connection header's value lists `token`. */
+static bool lists(struct slice rest, const char *token) {
+    while (rest.len > 0) {
+        const char *comma = memchr(rest.ptr, ',', rest.len);
+        size_t n = comma ? (size_t)(comma - rest.ptr) : rest.len;
+        if (slice_equal_nocase(slice_trim(slice_make(rest.ptr, n)), token)) return true;
+        rest.ptr += comma ? n + 1 : n;
+        rest.len -= comma ? n + 1 : n;
     }
     return false;
 }
 
+/* Whether no blank follows the value; it is within a head that was found whole. */
+static bool ends_line(const struct http1_header *h) {
+    return h->value.ptr[h->value.len] == '\r';
+}
+
+/* The headers that framing is about, in one pass over all. */
+struct framing_headers {
+    const struct http1_header *length, *coding;
+    size_t lengths, codings, hosts;
+    bool close, keep_alive, upgrade;
+};
+
+static void find_framing(const struct http1_head *head, struct framing_headers *f) {
+    for (size_t i = head->header_count; i-- > 0;) { /* of several, the first stays */
+        const struct http1_header *h = &head->headers[i];
+        switch (h->name.len) { /* few names get as far as a comparison */
+        case sizeof "host" - 1: f->hosts += slice_equal_nocase(h->name, "host"); break;
+        case sizeof "connection" - 1:
+            if (!slice_equal_nocase(h->name, "connection")) break;
+            f->close = f->close || lists(h->value, "close");
+            f->keep_alive = f->keep_alive || lists(h->value, "keep-alive");
+            f->upgrade = f->upgrade || lists(h->value, "upgrade");
+            break;
+        case sizeof "content-length" - 1:
+            if (!slice_equal_nocase(h->name, "content-length")) break;
+            f->length = h;
+            f->lengths++;
+            break;
+        case sizeof "transfer-encoding" - 1:
+            if (!slice_equal_nocase(h->name, "transfer-encoding")) break;
+            f->coding = h;
+            f->codings++;
+            break;
+        }
+    }
+}
+
 static bool decide_framing(const struct kind *kind, struct http1_head *head, struct error *err) {
-    const struct http1_header *length = http1_find(head, "content-length");
-    const struct http1_header *coding = http1_find(head, "transfer-encoding");
-    if (count(head, "content-length") > 1) return refuse(kind, err, "more than one Content-Length");
-    if (count(head, "transfer-encoding") > 1) return refuse(kind, err, "more than one Transfer-Encoding");
+    struct framing_headers f = {0};
+    find_framing(head, &f);
+    const struct http1_header *length = f.length, *coding = f.coding;
+    if (f.lengths > 1) return refuse(kind, err, "more than one Content-Length");
+    if (f.codings > 1) return refuse(kind, err, "more than one Transfer-Encoding");
     if (length && coding) return refuse(kind, err, "both Content-Length and Transfer-Encoding");
-    if (count(head, "host") > 1) return refuse(kind, err, "more than one Host");
+    if (f.hosts > 1) return refuse(kind, err, "more than one Host");
+    if (kind->from_anybody && ((length && !ends_line(length)) || (coding && !ends_line(coding))))
+        return refuse(kind, err, "blanks behind Content-Length or Transfer-Encoding");
     if (length) {
         if (!slice_parse_u64(length->value, INT64_MAX, &head->content_length)) {
             return refuse(kind, err, "Content-Length is not a number of bytes");
@@ -149,6 +202,10 @@ static bool decide_framing(const struct kind *kind, struct http1_head *head, str
         head->framing = HTTP1_BODY_LENGTH;
     } else if (coding) {
         if (!slice_equal_nocase(coding->value, "chunked")) {
+            if (kind->from_anybody) {
+                error_set(err, 501, "unsupported_transfer_coding", "the only transfer coding is chunked");
+                return false;
+            }
             return refuse(kind, err, "a Transfer-Encoding other than chunked");
         }
         /* An HTTP/1.0 intermediary may have passed it on without understanding it. */
@@ -157,9 +214,8 @@ static bool decide_framing(const struct kind *kind, struct http1_head *head, str
     } else {
         head->framing = HTTP1_BODY_NONE;
     }
-    bool close = connection_has(head, "close");
-    head->keep_alive = !close && (head->minor == 1 || connection_has(head, "keep-alive"));
-    head->upgrade = connection_has(head, "upgrade");
+    head->keep_alive = !f.close && (head->minor == 1 || f.keep_alive);
+    head->upgrade = f.upgrade;
     return true;
 }
 
@@ -179,29 +235,35 @@ static bool looks_like_version(struct slice s) {
            s.ptr[6] == '.' && s.ptr[7] >= '0' && s.ptr[7] <= '9';
 }
 
-static bool target_valid(struct slice s) {
+static bool absolute_form(struct slice s) {
+    return (s.len > 7 && strncasecmp(s.ptr, "http://", 7) == 0) ||
+           (s.len > 8 && strncasecmp(s.ptr, "https://", 8) == 0);
+}
+
+static bool target_valid(const struct kind *kind, struct slice s) {
     for (size_t i = 0; i < s.len; i++) {
         unsigned char c = (unsigned char)s.ptr[i];
         if (c <= 0x20 || c >= 0x7f || c == '#') return false;
     }
-    return slice_starts_with(s, "/") || slice_equal_str(s, "*");
+    return slice_starts_with(s, "/") || slice_equal_str(s, "*") || (kind->from_anybody && absolute_form(s));
 }
 
-static bool parse_request_line(struct slice line, struct http1_head *head, struct error *err) {
+static bool parse_request_line(const struct kind *kind, struct slice line, struct http1_head *head,
+                               struct error *err) {
     const char *first = memchr(line.ptr, ' ', line.len);
     const char *last = memrchr(line.ptr, ' ', line.len);
     if (!first || first == last) {
-        return refuse(&request_kind, err, "the first line is not METHOD TARGET VERSION");
+        return refuse(kind, err, "the first line is not METHOD TARGET VERSION");
     }
     head->method = slice_make(line.ptr, (size_t)(first - line.ptr));
     head->target = slice_make(first + 1, (size_t)(last - first) - 1);
     struct slice version = slice_make(last + 1, line.len - (size_t)(last + 1 - line.ptr));
-    if (!http1_token_valid(head->method)) return refuse(&request_kind, err, "the method is not a token");
-    if (!target_valid(head->target)) {
-        return refuse(&request_kind, err, "the target is not an absolute path of visible ASCII characters");
+    if (!http1_token_valid(head->method)) return refuse(kind, err, "the method is not a token");
+    if (!target_valid(kind, head->target)) {
+        return refuse(kind, err, "the target is not an absolute path of visible ASCII characters");
     }
     if (parse_version(version, &head->minor)) return true;
-    if (!looks_like_version(version)) return refuse(&request_kind, err, "the version is not HTTP/1.1");
+    if (!looks_like_version(version)) return refuse(kind, err, "the version is not HTTP/1.1");
     error_set(err, 505, "version_not_supported", "HTTP version %.*s is not supported: use HTTP/1.1",
               (int)version.len, version.ptr);
     return false;
@@ -228,7 +290,7 @@ static bool parse_status_line(struct slice line, struct http1_head *head, struct
 /* Refuses at once what is not HTTP at all, before a first line is complete. */
 static bool plausible_start(const struct kind *kind, struct slice bytes, struct error *err) {
     static const char version[] = "HTTP/1.";
-    if (kind == &response_kind) {
+    if (kind->response) {
         size_t n = bytes.len < sizeof version - 1 ? bytes.len : sizeof version - 1;
         return n == 0 || memcmp(bytes.ptr, version, n) == 0 ||
                refuse(kind, err, "it does not start with HTTP/1.1");
@@ -253,12 +315,16 @@ static ssize_t parse_head(const struct kind *kind, struct slice bytes, struct ht
     struct slice rest = slice_make(bytes.ptr, (size_t)len);
     struct slice first = take_line(&rest);
     bool ok =
-        kind == &request_kind ? parse_request_line(first, head, err) : parse_status_line(first, head, err);
+        kind->response ? parse_status_line(first, head, err) : parse_request_line(kind, first, head, err);
     return ok && split_headers(kind, rest, head, err) && decide_framing(kind, head, err) ? len : -1;
 }
 
 ssize_t http1_parse_request(struct slice bytes, struct http1_head *head, struct error *err) {
     return parse_head(&request_kind, bytes, head, err);
+}
+
+ssize_t http1_parse_client_request(struct slice bytes, struct http1_head *head, struct error *err) {
+    return parse_head(&client_request_kind, bytes, head, err);
 }
 
 ssize_t http1_parse_response(struct slice bytes, const char *request_method, struct http1_head *head,

@@ -43,6 +43,11 @@ struct http1_head {
  * "*". Requests: 400 bad_request, 431 header_too_large, 505 version_not_supported.
  * Answers: 502 bad_answer. */
 ssize_t http1_parse_request(struct slice bytes, struct http1_head *head, struct error *err);
+/* The same for a server that anybody may talk to: also takes targets in absolute form, as RFC 9112 3.2.2
+ * demands, and tells a transfer coding that it does not have (501 unsupported_transfer_coding) from a
+ * malformed request. What a parser behind this one may see in another way is refused: blanks behind the value
+ * of Content-Length or Transfer-Encoding. */
+ssize_t http1_parse_client_request(struct slice bytes, struct http1_head *head, struct error *err);
 /* `request_method` decides whether a body follows (HEAD). 1xx heads are returned as they are. */
 ssize_t http1_parse_response(struct slice bytes, const char *request_method, struct http1_head *head,
                              struct error *err);

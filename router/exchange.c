@@ -45,7 +45,7 @@ void *exchange_new(struct loop *loop, const char *target, struct MHD_Connection 
     x->connection = connection;
     x->client = connection_of(connection);
     x->target = xstrdup(target);
-    x->target_at = (uintptr_t)target;
+    x->number = ++x->client->requests;
     x->started_ns = uv_hrtime();
     x->progress_at = monotonic_ms();
     x->request.exchange = x;
@@ -328,6 +328,17 @@ static void identify(struct exchange *x) {
     refuse(x, &err);
 }
 
+/* What is malformed on the wire was replaced by a proper end before libmicrohttpd saw it. */
+static bool came_in_properly(const struct exchange *x, struct error *err) {
+    const struct inbound *in = &x->client->inbound;
+    const struct error *why = inbound_refusal(in, x->number);
+    if (why) error_set(err, why->status, why->code, "%s", why->message);
+    if (x->number > in->requests)
+        error_set(err, 400, ERR_BAD_REQUEST,
+                  "malformed HTTP request: it was sent behind one that asks for an upgrade");
+    return err->status == 0;
+}
+
 static void begin(struct exchange *x, const char *method, const char *version) {
     struct request *r = &x->request;
     cleanup_error struct error err = {0};
@@ -339,9 +350,10 @@ static void begin(struct exchange *x, const char *method, const char *version) {
     r->method = method;
     set_request_id(x);
     x->stage = STAGE_BODY;
-    if (!framing_check(x->connection, version, &x->framing, &err) ||
-        !framing_request_line(method, x->target_at, strlen(x->target), version, &err)) {
+    if (!came_in_properly(x, &err) || !framing_check(x->connection, version, &x->framing, &err)) {
         x->close_after = true;
+        if (target_parse(slice_of(x->target), &x->path, &r->query, NULL))
+            r->path = buffer_slice(&x->path); /* for the log */
         refuse(x, &err);
         return;
     }
@@ -508,6 +520,18 @@ static void body_complete(struct exchange *x) {
     }
 }
 
+/* The body turned out to be malformed. False: the answer to it has begun, and is cut. */
+static bool end_malformed(struct exchange *x) {
+    cleanup_error struct error err = {0};
+    x->close_after = true;
+    if (x->stage != STAGE_BODY) return true;
+    came_in_properly(x, &err);
+    close_stream(x, true);
+    if (x->streaming) return false;
+    refuse(x, &err);
+    return true;
+}
+
 enum MHD_Result exchange_handle(struct loop *loop, struct MHD_Connection *connection, const char *method,
                                 const char *version, const char *data, size_t *size, void **state) {
     (void)loop, (void)connection;
@@ -526,6 +550,7 @@ enum MHD_Result exchange_handle(struct loop *loop, struct MHD_Connection *connec
         suspend(x); /* nothing is taken until the caller is known */
         return MHD_YES;
     }
+    if (inbound_refusal(&x->client->inbound, x->number) && !end_malformed(x)) return MHD_NO;
     if (*size > 0) return take_body(x, data, size);
     if (!x->body_done) body_complete(x);
     if (x->doomed) return MHD_NO;

@@ -1,5 +1,5 @@
-/* What libmicrohttpd lets pass and a careful server must not (lessons M4, S18): checked
- * once for each request, before anything else looks at it. */
+/* What a head says of the request's framing, and the rules of its headers that router/inbound.c, which saw it
+ * first, does not know: Host and Expect. */
 #pragma once
 
 #include "common/error.h"
@@ -12,13 +12,6 @@ struct framing {
     bool expect_continue;
 };
 
-/* The request line's parts as libmicrohttpd gave them; `target` is only an address, where it stood when it
- * was read, `target_len` its length up to a NUL. False: 400, more than single spaces between the parts, or a
- * NUL in the target. */
-bool framing_request_line(const char *method, uintptr_t target, size_t target_len, const char *version,
-                          struct error *err);
-
-/* False: 400 (501 for a transfer coding that we do not have, 431 for too many header bytes),
- * after which the connection must be closed. */
+/* False: 400, or 417 for an expectation that nobody has, after which the connection must be closed. */
 bool framing_check(struct MHD_Connection *connection, const char *version, struct framing *out,
                    struct error *err);

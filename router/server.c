@@ -18,8 +18,8 @@
 #include <sys/ioctl.h>
 #include <sys/socket.h>
 
-/* From 1.0 on the library's strictness refuses much (lessons M4). Before, all that it refuses is a
- * missing Host, with a text of its own; router/framing.c does that in JSON. */
+/* router/inbound.c is stricter than the library can be. Before 1.0 all that this adds is a text of its own
+ * for a missing Host. */
 #define LIBRARY_STRICTNESS      (MHD_VERSION >= 0x01000000 ? 1 : 0)
 #define CONNECTION_MEMORY       (64 * 1024)
 #define CONNECTION_IDLE_SECONDS 120
@@ -110,6 +110,7 @@ static void on_connection(void *ctx, struct MHD_Connection *connection, void **s
         c->next = loop->connections;
         if (c->next) c->next->prev = c;
         loop->connections = c;
+        inbound_add(loop, c);
         *socket_context = c;
         metrics_connections(loop->server->router->metrics, 1);
         return;
@@ -120,6 +121,7 @@ static void on_connection(void *ctx, struct MHD_Connection *connection, void **s
     else
         loop->connections = c->next;
     if (c->next) c->next->prev = c->prev;
+    inbound_remove(loop, c);
     metrics_connections(loop->server->router->metrics, -1);
     uv_close((uv_handle_t *)&c->hangup, free_connection);
 }
@@ -144,6 +146,7 @@ static void on_completed(void *ctx, struct MHD_Connection *connection, void **st
     struct connection *c = connection_of(connection);
     if (!x) return;
     *state = NULL;
+    if (!x->upgrade && !inbound_next(&c->inbound, x->number)) shutdown(c->fd, SHUT_RDWR);
     exchange_completed(x, code == MHD_REQUEST_TERMINATED_COMPLETED_OK);
     c->head_since = 0;
     c->bytes_at_idle = 0;
@@ -397,10 +400,13 @@ static void stop_loop(struct loop *loop) {
     uv_walk(&loop->uv, close_handle, NULL);
     uv_run(&loop->uv, UV_RUN_DEFAULT);
     uv_loop_close(&loop->uv);
+    inbound_watch(NULL);
+    free(loop->by_fd);
 }
 
 static void run_loop(void *arg) {
     struct loop *loop = arg;
+    inbound_watch(loop);
     while (!loop->stopped)
         uv_run(&loop->uv, UV_RUN_DEFAULT);
     stop_loop(loop);

@@ -3,6 +3,7 @@
 #pragma once
 
 #include "router/framing.h"
+#include "router/inbound.h"
 #include "router/ratelimit.h"
 #include "router/request.h"
 #include "router/router.h"
@@ -23,6 +24,8 @@ struct connection {
     struct loop *loop;
     struct exchange *exchange; /* the request under way, or NULL */
     int fd;
+    struct inbound inbound; /* checks what comes in */
+    uint64_t requests;      /* that libmicrohttpd has begun */
     char client_ip[64];
     bool probes;      /* came in on --probe-addr: health and metrics only */
     uv_poll_t hangup; /* watches for the client going away while we are not reading */
@@ -57,7 +60,7 @@ struct exchange {
     struct MHD_Connection *connection;
     enum exchange_stage stage;
     char *target;
-    uintptr_t target_at; /* where it stood in libmicrohttpd's buffer */
+    uint64_t number; /* of the connection's requests, from 1 */
     struct buffer path;
     struct buffer body;
     struct framing framing;
@@ -104,6 +107,8 @@ struct loop {
     } listeners[MAX_LISTENERS];
     int listener_count;
     struct connection *connections;
+    struct connection **by_fd; /* by_fd_room of them */
+    size_t by_fd_room;
     struct exchange *exchanges;
     struct upstream_pool *upstreams;
     struct verification *verifications_waiting, *verifications_last; /* router/verification.c */
@@ -143,6 +148,12 @@ void loop_request_id(struct loop *loop, char out[17]);
 struct connection *connection_of(struct MHD_Connection *connection);
 void connection_watch_hangup(struct connection *c);
 void connection_unwatch_hangup(struct connection *c);
+
+/* inbound_recv.c: only on the loop's own thread. */
+/* From now on what this thread reads of the loop's connections is checked. */
+void inbound_watch(struct loop *loop);
+void inbound_add(struct loop *loop, struct connection *c);
+void inbound_remove(struct loop *loop, struct connection *c);
 
 struct router *server_router(struct server *server);
 /* Binds and starts the loops; false with err when an address cannot be had. */

@@ -241,14 +241,17 @@ static bool set_limits(const struct cgroup_base *base, const char *dir, const st
 
 bool cgroup_create(const struct cgroups *groups, const char *name, const struct limits *limits,
                    struct cgroup_set *out, struct error *err) {
-    *out = (struct cgroup_set){.procs_fds = {-1, -1, -1}};
+    *out = (struct cgroup_set){.entry_fds = {-1, -1, -1}};
     for (size_t i = 0; i < groups->count; i++) {
         const struct cgroup_base *base = &groups->bases[i];
         char *dir = out->paths[out->count] = xasprintf("%s/agenttier-%s", base->path, name);
-        cleanup_free char *procs = xasprintf("%s/cgroup.procs", dir);
-        int *fd = &out->procs_fds[out->count++];
+        /* Moving a whole process takes a lock that all forks and exits hold, so the kernel waits some 7 ms
+         * for an RCU grace period first. Moving the one thread that writes does not, and the process that
+         * enters has no other. In version 2 only processes can be moved. */
+        cleanup_free char *entry = xasprintf("%s/%s", dir, base->v2 ? "cgroup.procs" : "tasks");
+        int *fd = &out->entry_fds[out->count++];
         if ((mkdir(dir, 0755) != 0 && errno != EEXIST) || !set_limits(base, dir, limits) ||
-            (*fd = open(procs, O_WRONLY | O_CLOEXEC)) < 0) {
+            (*fd = open(entry, O_WRONLY | O_CLOEXEC)) < 0) {
             error_set_errno(err, errno, "control group %s", dir);
             for (size_t k = 0; k < out->count; k++)
                 cgroup_remove(out->paths[k]);
@@ -261,10 +264,10 @@ bool cgroup_create(const struct cgroups *groups, const char *name, const struct 
 
 void cgroup_set_close(struct cgroup_set *set) {
     for (size_t i = 0; i < set->count; i++) {
-        if (set->procs_fds[i] >= 0) close(set->procs_fds[i]);
+        if (set->entry_fds[i] >= 0) close(set->entry_fds[i]);
         free(set->paths[i]);
     }
-    *set = (struct cgroup_set){.procs_fds = {-1, -1, -1}};
+    *set = (struct cgroup_set){.entry_fds = {-1, -1, -1}};
 }
 
 size_t cgroup_kill(const char *path) {

@@ -29,7 +29,8 @@ void cgroup_free(struct cgroups *groups);
 /* The groups of one sandbox. */
 struct cgroup_set {
     char *paths[CGROUP_MAX];   /* owned */
-    int procs_fds[CGROUP_MAX]; /* cgroup.procs, open for writing between create and close; else -1 */
+    int entry_fds[CGROUP_MAX]; /* a process without threads enters by writing "0"; open between create and
+                                  close, else -1 */
     size_t count;
 };
 /* `name` must be one path component. Existing groups are taken over with new limits. */

@@ -174,7 +174,7 @@ static _Noreturn void run_child(struct child *c) {
     sigprocmask(SIG_SETMASK, &c->no_signals, NULL);
     if (!record_self(c->record_fd)) give_up(c, STEP_RECORD);
     for (size_t i = 0; i < c->plan->cgroups->count; i++)
-        if (write(c->plan->cgroups->procs_fds[i], "0", 1) != 1) give_up(c, STEP_CGROUP);
+        if (write(c->plan->cgroups->entry_fds[i], "0", 1) != 1) give_up(c, STEP_CGROUP);
     if (c->plan->own_user) stage(c);
     set_limits(c);
     arrange_fds(c);

@@ -44,7 +44,6 @@ void exec_fail(struct exec_stream *s, const struct error *err) {
     if (s->done) return;
     exec_stop(s);
     if (!s->closed && s->events.on_error) s->events.on_error(s->ctx, err);
-    if (s->orphan) exec_destroy(s); /* nobody will close it */
 }
 
 void exec_fail_with(struct exec_stream *s, int status, const char *code, const char *text) {
@@ -135,7 +134,7 @@ static void on_kick(uv_timer_t *timer) {
         exec_fail(s, &s->deferred);
         return;
     }
-    if (!s->open || !s->events.on_writable) return;
+    if (!s->ready || !s->events.on_writable) return;
     bool room = s->want_writable && !s->finished && s->pending.len < EXEC_PENDING_MAX / 2;
     bool drained = s->finished && s->end_sent && s->pending.len == 0 && !s->told_drained;
     if (!room && !drained) return;
@@ -167,16 +166,9 @@ static void end_input(struct exec_stream *s) {
 
 /* ---- The connection ---- */
 
-static void on_open(void *ctx, bool can_close_stdin) {
-    struct exec_stream *s = ctx;
-    cleanup_error struct error err = {0};
-    s->open = true;
-    s->v5 = can_close_stdin;
-    if (s->paused) pod_exec_pause(s->exec);
-    if (!s->row->params(s, &s->pending, &err)) {
-        exec_fail(s, &err);
-        return;
-    }
+/* All is said that goes before the user's input. */
+static void begin_input(struct exec_stream *s) {
+    s->ready = true;
     flush(s);
     if (s->done) return;
     bool input = s->row->input && (s->op != ACCESS_EXEC || json_is_true(json_object_get(s->args, "stdin")));
@@ -188,6 +180,28 @@ static void on_open(void *ctx, bool can_close_stdin) {
     } else {
         tell_writable(s);
     }
+}
+
+void exec_go(struct exec_stream *s) {
+    exec_param(&s->pending, "go");
+    begin_input(s);
+}
+
+static void on_open(void *ctx, bool can_close_stdin) {
+    struct exec_stream *s = ctx;
+    cleanup_error struct error err = {0};
+    s->open = true;
+    s->v5 = can_close_stdin;
+    if (s->paused) pod_exec_pause(s->exec);
+    if (!s->row->params(s, &s->pending, &err)) {
+        exec_fail(s, &err);
+        return;
+    }
+    if (s->row->asks)
+        flush(s);
+    else
+        begin_input(s);
+    if (s->done) return;
     if (s->op == ACCESS_EXEC)
         exec_patience(s, s->row->patience_ms);
     else
@@ -225,7 +239,6 @@ static void on_error(void *ctx, const struct error *err) {
         exec_fail_with(
             s, 501, "image_without_shell",
             "the sandbox's image has no /bin/sh, which this needs where agenttier-runtime is not in the pod");
-        if (s->orphan) exec_destroy(s);
         return;
     }
     if (s->op == ACCESS_EXEC)
@@ -255,7 +268,7 @@ static size_t stream_write(struct access_stream *stream, const char *data, size_
         fail_later(s, &err);
         return len;
     }
-    size_t room = s->open && s->pending.len < EXEC_PENDING_MAX ? EXEC_PENDING_MAX - s->pending.len : 0;
+    size_t room = s->ready && s->pending.len < EXEC_PENDING_MAX ? EXEC_PENDING_MAX - s->pending.len : 0;
     size_t n = len < room ? len : room;
     if (s->tar && n > WRITE_MAX) n = WRITE_MAX;
     if (n < len) s->want_writable = true;
@@ -286,7 +299,7 @@ static void stream_finish(struct access_stream *stream) {
         fail_later(s, &err);
         return;
     }
-    if (s->open) end_input(s);
+    if (s->ready) end_input(s);
     progress(s);
 }
 
@@ -310,7 +323,7 @@ static void stream_close(struct access_stream *stream) {
     struct exec_stream *s = stream_of(stream);
     if (s->closed) return;
     s->closed = true;
-    if (!s->done && s->op == ACCESS_EXEC && exec_command_abandon(s)) return;
+    if (!s->done && s->op == ACCESS_EXEC) exec_command_abandon(s);
     exec_destroy(s);
 }
 

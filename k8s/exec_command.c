@@ -126,7 +126,6 @@ static json_t *outcome_of(const struct exec_stream *s, int code, int64_t ms) {
 static void conclude(struct exec_stream *s) {
     int64_t ms = s->started_at ? (int64_t)(uv_now(s->loop) - s->started_at) : 0;
     exec_succeed(s, outcome_of(s, s->code, ms));
-    if (s->orphan) exec_destroy(s);
 }
 
 /* Both the command's stream and the ending of its tree are through. */
@@ -167,9 +166,7 @@ static bool kept(const struct exec_stream *s) {
 }
 
 void exec_command_timer(struct exec_stream *s) {
-    if (s->orphan) {
-        exec_destroy(s); /* it never began; its script has no input and ends */
-    } else if (!s->started) {
+    if (!s->started) {
         exec_fail_with(s, 504, ERR_SANDBOX_TIMEOUT, "the sandbox did not start the command in time");
     } else if (kept(s)) {
         exec_fail_with(s, 504, ERR_SANDBOX_TIMEOUT, "the sandbox did not end the command after its timeout");
@@ -188,14 +185,8 @@ void exec_command_timer(struct exec_stream *s) {
     }
 }
 
-bool exec_command_abandon(struct exec_stream *s) {
-    if (kept(s) || !s->open || s->main_over) return false;
-    if (s->started) {
-        kill_alone(s);
-        return false;
-    }
-    s->orphan = true;
-    return true;
+void exec_command_abandon(struct exec_stream *s) {
+    if (!kept(s) && s->started && !s->main_over) kill_alone(s);
 }
 
 /* ---- Events ---- */
@@ -225,11 +216,8 @@ static void on_first_line(struct exec_stream *s) {
     s->pid_start = start;
     s->started = true;
     s->started_at = uv_now(s->loop);
-    if (s->orphan) {
-        kill_alone(s);
-        exec_destroy(s);
-        return;
-    }
+    if (s->row->asks) exec_go(s);
+    if (s->done) return;
     long long ms = timeout_ms(s);
     if (ms > 0)
         exec_patience(s, (int)(ms + (kept(s) ? KEEP_GRACE_MS : 0) < INT32_MAX
@@ -284,10 +272,6 @@ static void on_command_end(struct exec_stream *s, int exit_code) {
     flush_marks(s);
     if (s->done) return;
     s->main_over = true;
-    if (s->orphan) {
-        exec_destroy(s);
-        return;
-    }
     if (s->closed) return;
     if (!s->started && !s->starting_failed) {
         cleanup_error struct error err = {0};
@@ -310,10 +294,11 @@ void exec_command_error(struct exec_stream *s, const struct error *err) {
     flush_marks(s);
     if (s->done) return;
     s->main_over = true;
-    if (s->orphan) {
-        exec_destroy(s);
-    } else if (s->timed_out) {
+    if (s->timed_out) {
         settle(s);
+    } else if (s->row->asks && !s->started && strcmp(err->code, ERR_EXEC_OUTCOME_UNKNOWN) == 0) {
+        exec_fail_with(s, 502, ERR_SANDBOX_UNREACHABLE,
+                       "the connection to the pod was lost before the command began; try again");
     } else {
         if (s->started && !kept(s) && !s->marks[0].ended) kill_alone(s);
         exec_fail(s, err);
@@ -322,6 +307,7 @@ void exec_command_error(struct exec_stream *s, const struct error *err) {
 
 const struct exec_row exec_row_command = {.script = exec_script_command,
                                           .input = true,
+                                          .asks = true,
                                           .patience_ms = START_MS,
                                           .params = command_params,
                                           .on_data = on_command_data,

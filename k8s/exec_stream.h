@@ -33,6 +33,7 @@ struct exec_row {
     void (*on_line)(struct exec_stream *s, const char *line); /* the first line, behind its "+" */
     void (*on_body)(struct exec_stream *s, const char *data, size_t len);
     void (*on_end)(struct exec_stream *s, int exit_code);
+    bool asks; /* the script waits for exec_go() after its first line */
 };
 
 struct exec_stream {
@@ -51,7 +52,7 @@ struct exec_stream {
     struct pod_exec *exec;
     uv_timer_t timer, kick;
     int handles;
-    bool open, v5, closed, done, destroyed, paused, finished, end_sent, want_writable, told_drained;
+    bool open, v5, ready, closed, done, destroyed, paused, finished, end_sent, want_writable, told_drained;
     struct error deferred;
     char nonce[EXEC_NONCE_LEN + 1];
 
@@ -67,7 +68,7 @@ struct exec_stream {
 
     /* commands */
     struct exec_marks marks[2];
-    bool marked, started, orphan, timed_out, killing, killed, main_over, starting_failed;
+    bool marked, started, timed_out, killing, killed, main_over, starting_failed;
     int code;
     long long pid, pid_start;
     uint64_t started_at, output_limit, output[2];
@@ -86,6 +87,7 @@ void exec_fail_with(struct exec_stream *s, int status, const char *code, const c
 void exec_succeed(struct exec_stream *s, json_t *result); /* takes `result`; NULL = {} */
 void exec_patience(struct exec_stream *s, int ms);        /* of the timer, from now; 0 = endless */
 void exec_give(struct exec_stream *s, int channel, const char *data, size_t len);
+void exec_go(struct exec_stream *s);      /* lets the script go on; the user's input may follow */
 void exec_destroy(struct exec_stream *s); /* when the user closed it and nothing is left to do */
 
 /* exec_command.c */
@@ -93,8 +95,7 @@ extern const struct exec_row exec_row_command, exec_row_keep, exec_row_outcome, 
 bool exec_command_valid(const json_t *args, struct error *err);
 void exec_command_error(struct exec_stream *s, const struct error *err); /* the connection failed */
 void exec_command_timer(struct exec_stream *s);
-/* The user closed it. True: it goes on by itself until its command can be ended, then exec_destroy. */
-bool exec_command_abandon(struct exec_stream *s);
+void exec_command_abandon(struct exec_stream *s); /* the user closed it */
 
 /* exec_files.c */
 const struct exec_row *exec_file_row(enum access_op op);

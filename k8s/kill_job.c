@@ -86,7 +86,11 @@ static void on_data(void *ctx, int channel, const char *data, size_t len) {
 
 static void on_end(void *ctx, const struct pod_exec_outcome *outcome) {
     struct kill_job *job = ctx;
-    finish(job, outcome->exit_code == 0 && slice_equal_str(buffer_slice(&job->answer), "+gone\n"));
+    bool gone = outcome->exit_code == 0 && slice_equal_str(buffer_slice(&job->answer), "+gone\n");
+    if (gone)
+        finish(job, true);
+    else
+        again(job, &(struct error){0});
 }
 
 static void on_error(void *ctx, const struct error *err) {

@@ -271,6 +271,8 @@ current-context: fake
 
         def pump(pipe, channel):
             if "status_first" in fault or "lose" in fault:
+                if channel == 1:  # what a command waits for
+                    web.send(bytes([1]) + pipe.readline())
                 held[channel] = pipe.read()
                 return
             while True:

@@ -131,7 +131,7 @@ def processes(mark):
     return found
 
 
-def wait_gone(mark, seconds=10):
+def wait_gone(mark, seconds=30):
     deadline = time.time() + seconds
     while processes(mark):
         assert time.time() < deadline, processes(mark)
@@ -326,6 +326,16 @@ def test_exec_I3_a_cut_stream_ends_the_tree(one, mark):
     assert r.error["code"] == "exec_outcome_unknown"
     one.faults = {}
     wait_gone(mark)
+
+
+def test_exec_I3_a_stream_that_is_cut_before_the_first_line_began_nothing(one, mark, tmp_path):
+    """Whose process is not known cannot be ended: the command waits for the word that it is."""
+    one.faults = {"cut_after": 10}
+    r = execute(one, f"touch {tmp_path}/began; sleep {mark}")
+    assert r.error["code"] == "sandbox_unreachable" and "before the command began" in r.error["message"]
+    one.faults = {}
+    wait_gone(mark)
+    assert not (tmp_path / "began").exists()
 
 
 @pytest.mark.parametrize("faults, code", [

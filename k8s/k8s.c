@@ -5,11 +5,15 @@
 #include "common/units.h"
 #include "k8s/access.h"
 #include "k8s/permissions.h"
+#include "k8s/snapshots.h"
 #include "k8s/store.h"
 #include "k8s/token_review.h"
 #include "k8s/trim.h"
 
 #include <stdio.h>
+
+/* Rows of permissions that one cannot do without leave the last member out. */
+#pragma GCC diagnostic ignored "-Wmissing-field-initializers"
 
 #define DEFAULT_MAX_CPU    "8"
 #define DEFAULT_MAX_MEMORY "16Gi"
@@ -22,11 +26,13 @@ struct k8s_backend {
     struct k8s_config *config;
     struct k8s_client *client;
     struct permission_check *permissions;
+    struct k8s_snapshots *snapshots;
 };
 
 static void close_backend(struct backend *backend) {
     struct k8s_backend *k = (struct k8s_backend *)backend;
     permission_check_stop(k->permissions);
+    k8s_snapshots_free(k->snapshots);
     k8s_access_free(k->backend.access);
     k8s_store_close(k->backend.store);
     k8s_client_free(k->client);
@@ -76,6 +82,8 @@ static struct permission_check *check_permissions(struct k8s_backend *k, const s
                                                   struct error *err) {
     const char *home = o->install_namespace;
     const struct permission list[] = {
+        {"snapshot.storage.k8s.io", "volumesnapshots", "", NULL, "get list create delete",
+         "clones and backups", true},
         {"agenttier.io", "sandboxes", "", NULL, "get list watch create patch update delete", "sandboxes"},
         {"agenttier.io", "sandboxes", "status", NULL, "patch update", "activity, ports, resume"},
         {"agenttier.io", "sandboxtemplates", "", NULL, "list watch", "templates"},
@@ -95,6 +103,31 @@ static struct permission_check *check_permissions(struct k8s_backend *k, const s
     size_t count = sizeof list / sizeof *list - (o->ingresses ? 0 : 1);
     return permission_check_start(k->client, "agenttier-router", list, count, err);
 }
+
+/* ---- snapshots ---- */
+
+static struct k8s_snapshots *snapshots_of(struct backend *backend) {
+    return ((struct k8s_backend *)backend)->snapshots;
+}
+
+static bool snapshots_check(struct backend *backend, const char *class, struct error *err) {
+    return k8s_snapshots_check(snapshots_of(backend), class, err);
+}
+
+static bool snapshots_list(struct backend *backend, const char *namespace, const char *label,
+                           const char *value, struct object_list *out, struct error *err) {
+    return k8s_snapshots_list(snapshots_of(backend), namespace, label, value, out, err);
+}
+
+static struct object *snapshots_get(struct backend *backend, const char *namespace, const char *name,
+                                    struct error *err) {
+    return k8s_snapshots_get(snapshots_of(backend), namespace, name, err);
+}
+
+static const struct snapshot_ops snapshot_ops = {
+    .check = snapshots_check, .list = snapshots_list, .get = snapshots_get};
+
+/* ---- parts ---- */
 
 /* The option, else the built-in cap. */
 static bool set_cap(char out[32], const char *option, const char *flag, const char *builtin,
@@ -128,6 +161,8 @@ static bool open_parts(struct k8s_backend *k, const struct k8s_options *o, struc
     k->backend.store = k8s_store_open(k->client, &options, err);
     if (!k->backend.store) return false;
     k->backend.access = k8s_access_new(k->client, k->backend.store);
+    k->snapshots = k8s_snapshots_new(k->client);
+    k->backend.snapshots = &snapshot_ops;
     k->permissions = check_permissions(k, o, err);
     return k->permissions != NULL;
 }

@@ -64,22 +64,27 @@ static enum result check_one(struct permission_check *c, const struct permission
 static void report(struct permission_check *c, const struct permission *p, const char *missing) {
     cleanup_free char *resource = xasprintf("%s%s%s%s%s", p->resource, p->subresource[0] ? "/" : "",
                                             p->subresource, p->group[0] ? "." : "", p->group);
-    log_warn("the account lacks a permission", "resource", resource, "verbs", missing, "namespace",
-             p->namespace ? p->namespace : "(all)", "for", p->use, "program", c->program, NULL);
+    log_write(p->optional ? LOG_LEVEL_INFO : LOG_LEVEL_WARN,
+              p->optional ? "the account lacks a permission that one can do without"
+                          : "the account lacks a permission",
+              "resource", resource, "verbs", missing, "namespace", p->namespace ? p->namespace : "(all)",
+              "for", p->use, "program", c->program, NULL);
 }
 
 static enum result check_all(struct permission_check *c) {
     enum result result = COMPLETE;
+    bool refused = false;
     char **missing = xcalloc(c->count, sizeof *missing);
     for (size_t i = 0; i < c->count && result <= LACKING; i++) {
         enum result its = check_one(c, &c->list[i], &missing[i]);
-        if (its > result) result = its;
+        refused = refused || its == LACKING;
+        if (its > result && !(its == LACKING && c->list[i].optional)) result = its;
     }
     /* One that has just started allows nobody anything. */
-    if (result == LACKING && k8s_client_just_back(c->client)) result = NO_ANSWER;
+    if (result <= LACKING && refused && k8s_client_just_back(c->client)) result = NO_ANSWER;
     for (size_t i = 0; i < c->count; i++) {
         const char *old = c->missing[i];
-        bool news = result == LACKING && missing[i] && (!old || strcmp(old, missing[i]) != 0);
+        bool news = result <= LACKING && missing[i] && (!old || strcmp(old, missing[i]) != 0);
         if (news) report(c, &c->list[i], missing[i]);
         if (result > LACKING) {
             free(missing[i]);

@@ -10,6 +10,7 @@ struct permission {
     const char *namespace;                      /* NULL: in all */
     const char *verbs;                          /* separated by spaces */
     const char *use;                            /* what does not work without it */
+    bool optional;                              /* one can do without: said once, and no warning */
 };
 
 struct permission_check;

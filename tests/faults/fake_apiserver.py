@@ -39,6 +39,7 @@ KINDS = {  # plural -> group, version, kind, namespaced, has a status subresourc
     "ingresses": ("networking.k8s.io", "v1", "Ingress", True, True),
     "leases": ("coordination.k8s.io", "v1", "Lease", True, False),
     "volumesnapshots": ("snapshot.storage.k8s.io", "v1", "VolumeSnapshot", True, True),
+    "volumesnapshotclasses": ("snapshot.storage.k8s.io", "v1", "VolumeSnapshotClass", False, False),
     "namespaces": ("", "v1", "Namespace", False, True),  # the last: its path is the head of the others'
 }
 NAME = re.compile(r"[a-z0-9]([-a-z0-9.]*[a-z0-9])?\Z")
@@ -553,6 +554,19 @@ class FakeApiserver:
                 return plural, found.group(1) or "", found.group(2), found.group(3)
         return None
 
+    def _discovery(self, path):
+        """What /apis and /apis/GROUP/VERSION answer; None for everything else, and for groups that are not there."""
+        groups = {(group, version) for group, version, *_ in self.kinds.values() if group}
+        if path == "/apis":
+            return {"kind": "APIGroupList", "apiVersion": "v1", "groups": [
+                {"name": group, "versions": [{"groupVersion": f"{group}/{version}", "version": version}]} for group, version in sorted(groups)]}
+        group, _, version = path.removeprefix("/apis/").partition("/")
+        if not path.startswith("/apis/") or (group, version) not in groups:
+            return None
+        return {"kind": "APIResourceList", "apiVersion": "v1", "groupVersion": f"{group}/{version}", "resources": [
+            {"name": plural, "namespaced": kind[3], "kind": kind[2], "verbs": ["get", "list", "create", "delete"]}
+            for plural, kind in self.kinds.items() if kind[:2] == (group, version)]}
+
     def _review(self, request):
         spec = request.json()["spec"]
         if request.path.endswith("/tokenreviews"):
@@ -574,6 +588,9 @@ class FakeApiserver:
             return self._review(request)
         if request.path in ("/version", "/readyz", "/healthz"):
             return 200, {"major": "1", "minor": "34", "gitVersion": "v1.34.4"}
+        found = self._discovery(request.path)
+        if found:
+            return 200, found
         parsed = self._parse(request.path)
         if not parsed:
             raise Refused(404, "NotFound", "the server could not find the requested resource")

@@ -52,13 +52,15 @@ struct way_stream {
     uv_timer_t timer;
     uv_work_t work;
     struct runtime_found found;
+    bool asked_again; /* for the runtime, after pods/exec did not know a command */
     bool working, timing, closed, done, paused, finished, finish_told, wants, counted;
     struct buffer early; /* what the runtime was given before it accepted the connection */
     size_t early_sent;
     bool replaying;
     int looks;
-    struct error broken; /* waits for its reason */
-    json_t *killed;      /* likewise: an outcome that the end of the pod may have made */
+    bool denied[WAY_COUNT]; /* a command is not known there */
+    struct error broken;    /* waits for its reason */
+    json_t *killed;         /* likewise: an outcome that the end of the pod may have made */
 };
 
 static struct way_stream *way_of(struct access_stream *s) {
@@ -241,13 +243,89 @@ static bool fall_back(struct way_stream *s) {
     return true;
 }
 
+/* ---- Commands that are kept ---- */
+
+/* They are known where they were begun: to the runtime, or to what pods/exec has left in the pod because the
+ * runtime was not there at that moment. */
+static bool is_lookup(const struct way_stream *s) {
+    return s->op == ACCESS_EXEC_ATTACH || s->op == ACCESS_EXEC_KILL ||
+           (s->op == ACCESS_EXEC && json_is_true(json_object_get(s->args, "attach")));
+}
+
+/* An image without what keeping takes has kept nothing, once the runtime has said no. */
+static bool is_denial(const struct way_stream *s, const struct error *err) {
+    return strcmp(err->code, "exec_not_found") == 0 ||
+           (s->way == WAY_EXEC && s->denied[WAY_RUNTIME] && err->status == 501);
+}
+
+/* Whether a runtime that keeps commands may be there although it does not answer. */
+static bool hides_runtime(const struct way_stream *s) {
+    if (s->runtime == POD_RUNTIME_COMING) return false;
+    if (s->found.there) return (s->found.features & RUNTIME_EXEC_ATTACH) != 0;
+    return s->runtime == POD_RUNTIME_READY || s->found.address.token[0] != '\0';
+}
+
+static void runtime_is_silent(struct error *err) {
+    error_set(
+        err, 503, ERR_UNAVAILABLE,
+        "agenttier-runtime in the sandbox, which may know this command, does not answer now; try again");
+    err->retry_after = 2;
+}
+
+/* Nobody who could be asked knows it. */
+static void deny(struct way_stream *s) {
+    cleanup_error struct error err = {0};
+    if (!s->denied[WAY_RUNTIME] && hides_runtime(s))
+        runtime_is_silent(&err);
+    else
+        error_set(&err, 404, "exec_not_found", "no command with this id is known");
+    fail(s, &err);
+}
+
+static bool ask_now(struct way_stream *s);
+static void on_turn(uv_timer_t *timer);
+
+/* One of the two does not know it: what says the other? */
+static void denied(struct way_stream *s, const struct error *its) {
+    cleanup_error struct error err = {0};
+    s->denied[s->way] = true;
+    if (s->denied[WAY_RUNTIME] && s->denied[WAY_EXEC]) {
+        deny(s);
+    } else if (s->way == WAY_EXEC && (s->asked_again || s->runtime == POD_RUNTIME_COMING)) {
+        deny(s);
+    } else if (s->way == WAY_REFERENCE) {
+        fail(s, its);
+    } else {
+        uv_timer_stop(&s->timer);
+        access_close(steal_ptr(s->inner));
+        s->finish_told = false;
+        if (s->way == WAY_RUNTIME) {
+            if (!open_inner(s, WAY_EXEC, &err)) fail(s, &err);
+            return;
+        }
+        s->asked_again = true;
+        pod_knowledge_lost(s->access->knowledge, s->place.uid, false);
+        if (!ask_now(s)) uv_timer_start(&s->timer, on_turn, TURN_MS, TURN_MS);
+    }
+}
+
+/* A command that shall run once, however often it is asked for, must not be begun elsewhere. */
+static bool begins_once(const struct way_stream *s) {
+    return s->op == ACCESS_EXEC && !is_lookup(s) && json_object_get(s->args, "digest");
+}
+
 static void on_error(void *ctx, const struct error *its) {
     struct way_stream *s = ctx;
-    cleanup_error struct error why = {0}, known = *its;
+    cleanup_error struct error why = {0};
+    cleanup_error struct error known = *its;
     struct error *err = &known;
     json_incref(known.details);
     k8s_client_doubt(s->access->client, err);
     if (!reached(s) && !pod_gone(s, &why) && fall_back(s)) return;
+    if (is_lookup(s) && is_denial(s, err)) {
+        denied(s, err);
+        return;
+    }
     if ((s->way == WAY_RUNTIME || s->way == WAY_REFERENCE) && err->status >= 500 &&
         strcmp(err->code, "port_closed") != 0 && strcmp(err->code, "disk_full") != 0)
         pod_knowledge_lost(s->access->knowledge, s->place.uid, false);
@@ -292,6 +370,10 @@ static bool open_inner(struct way_stream *s, enum way way, struct error *err) {
     } else if (way == WAY_DIRECT) {
         s->inner = pod_dial_open(s->loop, &s->place, s->args, &events, s, err);
     } else {
+        if (begins_once(s) && hides_runtime(s)) {
+            runtime_is_silent(err);
+            return false;
+        }
         if (!pod_knowledge_begin_exec(a->knowledge, s->place.uid, err)) return false;
         struct exec_count *count = xcalloc(1, sizeof *count);
         count->knowledge = a->knowledge;
@@ -334,13 +416,15 @@ static enum way way_for(const struct way_stream *s) {
 
 static void ask(uv_work_t *work) {
     struct way_stream *s = work->data;
-    runtime_probe(s->access->client, &s->place, s->sandbox->name, &s->found);
+    runtime_probe(s->access->client, &s->place, s->sandbox, &s->found);
 }
 
 /* What is to be known is known. */
 static void go(struct way_stream *s) {
     cleanup_error struct error err = {0};
-    if (!open_inner(s, way_for(s), &err))
+    if (s->asked_again && way_for(s) == WAY_EXEC)
+        deny(s);
+    else if (!open_inner(s, way_for(s), &err))
         fail(s, &err);
     else if (s->wants || s->finished)
         on_writable(s);

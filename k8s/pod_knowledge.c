@@ -87,7 +87,8 @@ enum knows pod_knowledge_get(struct pod_knowledge *k, const char *uid, const cha
     if (e->knows == KNOWS_RUNTIME && strcmp(e->container_id, container_id) != 0) e->knows = KNOWS_NOTHING;
     if (e->knows == KNOWS_NO_RUNTIME && e->used_at >= e->until) e->knows = KNOWS_NOTHING;
     enum knows knows = e->knows;
-    if (knows == KNOWS_RUNTIME) *out = e->found;
+    *out = e->found;
+    out->there = knows == KNOWS_RUNTIME;
     pthread_mutex_unlock(&k->lock);
     return knows;
 }

@@ -109,22 +109,34 @@ static bool ask_health(const struct runtime_address *to, struct buffer *answer, 
     return true;
 }
 
-static bool read_token(struct k8s_client *client, const struct pod_place *place, const char *sandbox,
+/* Of an earlier or later sandbox of the same name: its token is not this one's (O5). */
+static bool of_another(const json_t *secret, const struct object *sandbox) {
+    const json_t *owners = json_at(secret, "metadata.ownerReferences");
+    for (size_t i = 0; i < json_array_size(owners); i++) {
+        const json_t *owner = json_array_get(owners, i);
+        if (strcmp(json_str_at(owner, "kind"), "Sandbox") == 0 &&
+            strcmp(json_str_at(owner, "uid"), sandbox->uid) != 0)
+            return true;
+    }
+    return false;
+}
+
+static bool read_token(struct k8s_client *client, const struct pod_place *place, const struct object *sandbox,
                        char *out, size_t cap) {
     cleanup_error struct error err = {0};
     cleanup_json json_t *secret = NULL;
     cleanup_buffer struct buffer path = {0};
-    cleanup_free char *name = xasprintf("%s-runtime-token", sandbox);
+    cleanup_free char *name = xasprintf("%s-runtime-token", sandbox->name);
     k8s_path(KIND_SECRET, place->namespace, name, NULL, &path);
     if (k8s_call(client, "GET", buffer_cstr(&path), NULL, NULL, &secret, &err))
-        return runtime_token(secret, out, cap);
+        return !of_another(secret, sandbox) && runtime_token(secret, out, cap);
     if (err.status != 404)
         log_warn("the token of a sandbox's runtime cannot be read, pods/exec is used", "namespace",
-                 place->namespace, "sandbox", sandbox, "why", err.message, NULL);
+                 place->namespace, "sandbox", sandbox->name, "why", err.message, NULL);
     return false;
 }
 
-void runtime_probe(struct k8s_client *client, const struct pod_place *place, const char *sandbox,
+void runtime_probe(struct k8s_client *client, const struct pod_place *place, const struct object *sandbox,
                    struct runtime_found *out) {
     cleanup_error struct error err = {0};
     cleanup_buffer struct buffer answer = {0};
@@ -137,5 +149,5 @@ void runtime_probe(struct k8s_client *client, const struct pod_place *place, con
         out->there = true;
     else
         log_info("a sandbox's runtime does not answer, pods/exec is used", "namespace", place->namespace,
-                 "sandbox", sandbox, NULL);
+                 "sandbox", sandbox->name, NULL);
 }

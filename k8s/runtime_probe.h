@@ -25,7 +25,7 @@ struct runtime_found {
 };
 
 /* Reads the token, asks /healthz (3 s). Anything but a yes is "not there"; why is logged. */
-void runtime_probe(struct k8s_client *client, const struct pod_place *place, const char *sandbox,
+void runtime_probe(struct k8s_client *client, const struct pod_place *place, const struct object *sandbox,
                    struct runtime_found *out);
 
 /* The features of a /healthz body; false: not a healthy runtime. Pure. */

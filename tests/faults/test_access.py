@@ -1,9 +1,11 @@
 """The way into sandboxes on Kubernetes, by the real Router: a scripted apiserver whose pods/exec really runs commands,
 a real agenttier-runtime at a pod's address, and runtimes that are old, wrong or dead."""
 
+import contextlib
 import json
 import os
 import pathlib
+import shutil
 import socket
 import subprocess
 import sys
@@ -286,6 +288,72 @@ def test_runtime_sent_by_the_controller_is_used_when_it_is_ready(api, router, po
     put_pod(api, ip=address, annotations={"agenttier.io/runtime-delivery": "exec",
                                           "agenttier.io/runtime-ready": "containerd://1"})
     harness.wait_for(lambda: box.run("true").status_code == 200 and ways(router)["runtime"] > 0, 10, 0.1, "the runtime")
+
+
+def detached(box, command):
+    r = box.run(command, detach=True)
+    assert r.status_code == 202, r.text
+    return r.json()["execId"]
+
+
+def test_kept_commands_are_found_whichever_way_they_were_begun(api, router, pods, runtime, address, tmp_path):
+    """What one Router began over pods/exec, because the runtime was not there for it, another finds behind the runtime, and
+    the other way round: 404 comes from knowledge."""
+    put(api, ip=address)
+    box = Box(router)
+    harness.wait_for(lambda: box.run("true").status_code == 200, 10, 0.05, "a pod in the cache")
+    by_exec = detached(box, "echo by exec")  # without its token the runtime is none
+    sleeper = detached(box, f"sleep 1000; echo {tmp_path}")
+    put_token(api)
+    with ClusterRouter(api) as second:
+        other = Box(second)
+        by_runtime = detached(other, "echo by the runtime")
+        assert ways(second)["runtime"] > 0
+        for each in (other, box):
+            for id_, said in ((by_exec, "by exec\n"), (by_runtime, "by the runtime\n")):
+                r = each.get(f"/exec/{id_}?wait=20")
+                assert r.status_code == 200 and r.json()["stdout"] == said, (id_, r.text)
+            for r in (each.get("/exec/x-unknown"), each.client.delete(each.base + "/exec/x-unknown")):
+                assert (r.status_code, r.json()["code"]) == (404, "exec_not_found"), r.text
+        assert other.client.delete(f"{other.base}/exec/{sleeper}").status_code == 204
+        ended = other.get(f"/exec/{sleeper}?wait=20").json()
+        assert ended["killed"], ended
+    for id_ in (by_exec, sleeper):
+        shutil.rmtree(f"/tmp/.agenttier-exec/{id_}")
+
+
+def test_I31_a_command_that_shall_run_once_is_not_begun_again_elsewhere(api, router, pods, runtime, address, tmp_path):
+    put_token(api)
+    put(api, ip=address)
+    box = Box(router)
+    harness.wait_for(lambda: box.run("true").status_code == 200, 10, 0.05, "a pod in the cache")
+    once = {"json": {"command": f"echo ran >> {tmp_path}/ran"}, "headers": {"Idempotency-Key": "one"}, "timeout": 60}
+    r = box.client.post(box.base + "/exec", **once)
+    assert r.status_code == 200 and r.json()["exitCode"] == 0, r.text
+    kept = detached(box, "echo kept")
+    runtime.kill()
+    runtime.wait()
+    for router_ in (router, None):  # one that knew the runtime, and one that has just started
+        with contextlib.ExitStack() as stack:
+            each = Box(router_ or stack.enter_context(ClusterRouter(api)))
+            r = each.client.post(each.base + "/exec", **once)
+            assert (r.status_code, r.json()["code"]) == (503, "unavailable") and r.headers["Retry-After"], r.text
+            for r in (each.get(f"/exec/{kept}"), each.client.delete(f"{each.base}/exec/{kept}")):
+                assert (r.status_code, r.json()["code"]) == (503, "unavailable"), r.text
+            assert each.run("echo still").json()["stdout"] == "still\n", "other commands go over pods/exec"
+    assert (tmp_path / "ran").read_text() == "ran\n"
+
+
+def test_O5_the_token_of_a_later_sandbox_is_not_used_for_an_earlier_one(api, router, pods, runtime, address):
+    """The Secret has the sandbox's name: after a deletion it may be another's."""
+    put(api, ip=address)
+    put_token(api)
+    secret = api.get("secrets", "box-runtime-token", "default")
+    api.put("secrets", {**secret, "metadata": {**secret["metadata"], "ownerReferences": [
+        {"kind": "Sandbox", "name": "box", "uid": "another", "apiVersion": "agenttier.io/v1alpha1"}]}})
+    box = Box(router)
+    harness.wait_for(lambda: box.run("true").status_code == 200, 10, 0.05, "a pod in the cache")
+    assert ways(router)["runtime"] == 0 and api.asked("GET", "runtime-token")
 
 
 OLD = r"""

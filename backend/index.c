@@ -120,6 +120,7 @@ void index_free(struct index *ix) {
 }
 
 void index_append(struct index *ix, struct object *o) {
+    o = object_pack_take(o);
     array_insert(&ix->by_key[o->kind], ix->by_key[o->kind].count, o);
     array_insert(&ix->by_name[o->kind], ix->by_name[o->kind].count, o);
     const char *uid;
@@ -159,6 +160,7 @@ struct object *index_get(const struct index *ix, enum kind kind, const char *nam
 }
 
 struct object *index_put(struct index *ix, struct object *o) {
+    o = object_pack_take(o);
     struct index_array *keys = &ix->by_key[o->kind], *names = &ix->by_name[o->kind];
     size_t at = key_position(keys, o->namespace, o->name);
     size_t named = name_position(names, o->name, o->namespace);

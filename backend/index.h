@@ -9,6 +9,8 @@
 
 #include "backend/store.h"
 
+/* An index keeps objects of some kinds packed (object_pack_take): what it gives out may lack `json`, and has
+ * all else. A store unpacks what it hands on. */
 struct index_array {
     struct object **items;
     size_t count, cap;
@@ -28,13 +30,13 @@ struct index {
 };
 
 void index_free(struct index *ix);
-/* Adds without sorting, for the first load; index_sort() must follow. Takes the reference. */
+/* Adds without sorting, for the first load; index_sort() must follow. Takes the reference, and packs. */
 void index_append(struct index *ix, struct object *o);
 void index_sort(struct index *ix);
 
 /* Borrowed, or NULL. */
 struct object *index_get(const struct index *ix, enum kind kind, const char *namespace, const char *name);
-/* Puts `o` (takes the reference) and returns what it replaced, or NULL; the caller unrefs that. */
+/* Puts `o` (takes the reference, and packs) and returns what it replaced, or NULL; the caller unrefs that. */
 struct object *index_put(struct index *ix, struct object *o);
 /* Takes the object out and returns its reference, or NULL. */
 struct object *index_remove(struct index *ix, enum kind kind, const char *namespace, const char *name);

@@ -10,21 +10,23 @@
 
 #define AGENTTIER_API "agenttier.io/v1alpha1"
 
-/* kind, API version, plural, namespaced, has a status subresource (crds.md 1) */
+/* kind, API version, plural, namespaced, has a status subresource (crds.md 1), packed */
 const struct resource_kind resource_kinds[KIND_COUNT] = {
-    [KIND_SANDBOX] = {"Sandbox", AGENTTIER_API, "sandboxes", true, true},
-    [KIND_SANDBOX_TEMPLATE] = {"SandboxTemplate", AGENTTIER_API, "sandboxtemplates", true, false},
+    [KIND_SANDBOX] = {"Sandbox", AGENTTIER_API, "sandboxes", true, true, false},
+    [KIND_SANDBOX_TEMPLATE] = {"SandboxTemplate", AGENTTIER_API, "sandboxtemplates", true, false, false},
     [KIND_CLUSTER_SANDBOX_TEMPLATE] = {"ClusterSandboxTemplate", AGENTTIER_API, "clustersandboxtemplates",
-                                       false, false},
-    [KIND_SECRET] = {"Secret", "v1", "secrets", true, false},
-    [KIND_CONFIG_MAP] = {"ConfigMap", "v1", "configmaps", true, false},
-    [KIND_SERVICE] = {"Service", "v1", "services", true, false},
-    [KIND_EVENT] = {"Event", "v1", "events", true, false},
-    [KIND_POD] = {"Pod", "v1", "pods", true, true},
-    [KIND_PERSISTENT_VOLUME_CLAIM] = {"PersistentVolumeClaim", "v1", "persistentvolumeclaims", true, true},
-    [KIND_NETWORK_POLICY] = {"NetworkPolicy", "networking.k8s.io/v1", "networkpolicies", true, false},
-    [KIND_INGRESS] = {"Ingress", "networking.k8s.io/v1", "ingresses", true, true},
-    [KIND_VOLUME_SNAPSHOT] = {"VolumeSnapshot", "snapshot.storage.k8s.io/v1", "volumesnapshots", true, true},
+                                       false, false, false},
+    [KIND_SECRET] = {"Secret", "v1", "secrets", true, false, true},
+    [KIND_CONFIG_MAP] = {"ConfigMap", "v1", "configmaps", true, false, false},
+    [KIND_SERVICE] = {"Service", "v1", "services", true, false, false},
+    [KIND_EVENT] = {"Event", "v1", "events", true, false, false},
+    [KIND_POD] = {"Pod", "v1", "pods", true, true, false},
+    [KIND_PERSISTENT_VOLUME_CLAIM] = {"PersistentVolumeClaim", "v1", "persistentvolumeclaims", true, true,
+                                      false},
+    [KIND_NETWORK_POLICY] = {"NetworkPolicy", "networking.k8s.io/v1", "networkpolicies", true, false, false},
+    [KIND_INGRESS] = {"Ingress", "networking.k8s.io/v1", "ingresses", true, true, false},
+    [KIND_VOLUME_SNAPSHOT] = {"VolumeSnapshot", "snapshot.storage.k8s.io/v1", "volumesnapshots", true, true,
+                              false},
 };
 
 struct object *object_new(enum kind kind, json_t *json, uint64_t generation) {
@@ -39,6 +41,56 @@ struct object *object_new(enum kind kind, json_t *json, uint64_t generation) {
     atomic_init(&o->view, NULL);
     atomic_init(&o->refs, 1);
     return o;
+}
+
+/* ---- packed objects: one block with the names and the text behind the structure ---- */
+
+static const char *copy_to(char **at, const char *text, size_t len) {
+    char *copy = *at;
+    memcpy(copy, text, len);
+    copy[len] = '\0';
+    *at += len + 1;
+    return copy;
+}
+
+struct object *object_pack_take(struct object *o) {
+    if (!resource_kinds[o->kind].packed || !o->json || json_at(o->json, "metadata.ownerReferences") ||
+        json_at(o->json, "metadata.finalizers"))
+        return o;
+    cleanup_free char *text = json_dumps(o->json, JSON_COMPACT);
+    if (!text) return o;
+    const char *const texts[] = {o->name, o->namespace, o->uid, o->resource_version, text};
+    size_t total = 0;
+    for (size_t i = 0; i < 5; i++)
+        total += strlen(texts[i]) + 1;
+    struct object *packed = xcalloc(1, sizeof *packed + total);
+    char *at = (char *)(packed + 1);
+    packed->kind = o->kind;
+    packed->generation = o->generation;
+    packed->name = copy_to(&at, texts[0], strlen(texts[0]));
+    packed->namespace = copy_to(&at, texts[1], strlen(texts[1]));
+    packed->uid = copy_to(&at, texts[2], strlen(texts[2]));
+    packed->resource_version = copy_to(&at, texts[3], strlen(texts[3]));
+    packed->packed_text = copy_to(&at, texts[4], strlen(texts[4]));
+    atomic_init(&packed->view, NULL);
+    atomic_init(&packed->refs, 1);
+    object_unref(o);
+    return packed;
+}
+
+struct object *object_unpacked(struct object *o) {
+    if (!o || !o->packed_text) return o ? object_ref(o) : NULL;
+    json_t *json = json_loads(o->packed_text, JSON_ALLOW_NUL, NULL);
+    if (!json) abort(); /* we wrote it: it fails only for memory */
+    return object_new(o->kind, json, o->generation);
+}
+
+void object_list_unpack(struct object_list *l) {
+    for (size_t i = 0; i < l->count; i++) {
+        struct object *kept = l->items[i];
+        l->items[i] = object_unpacked(kept);
+        object_unref(kept);
+    }
 }
 
 struct object *object_ref(struct object *o) {

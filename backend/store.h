@@ -37,6 +37,7 @@ struct resource_kind {
     const char *plural;      /* "sandboxes" */
     bool namespaced;
     bool has_status; /* status is a subresource: writes of the main resource ignore it */
+    bool packed;     /* there are many, and they are seldom read: indexes keep them as text */
 };
 extern const struct resource_kind resource_kinds[KIND_COUNT];
 
@@ -48,8 +49,9 @@ struct object {
     const char *namespace; /* "" for cluster-scoped kinds */
     const char *uid;
     const char *resource_version;
-    const json_t *json;
-    uint64_t generation; /* of the store: grows with every change of any object */
+    const json_t *json;      /* NULL of a packed one, which only an index has */
+    const char *packed_text; /* its JSON as text */
+    uint64_t generation;     /* of the store: grows with every change of any object */
     /* A reader's rendering of the object, made once and kept with it (object_view). */
     void *_Atomic view;
     void (*view_free)(void *);
@@ -64,6 +66,13 @@ struct object *object_new(enum kind kind, json_t *json, uint64_t generation);
  * object. All callers of one kind must pass the same pair. Thread-safe. */
 void *object_view(struct object *o, void *(*make)(const struct object *), void (*free_view)(void *));
 
+/* What an index keeps of `o`: of a kind that is packed a new object without json, a third of the size, if
+ * nothing but its own members matters (no owners, no finalizers); else `o` itself. Takes the reference. */
+struct object *object_pack_take(struct object *o);
+/* What readers get of an object of an index: a packed one as a new object with json, else `o`. A reference;
+ * NULL of NULL. */
+struct object *object_unpacked(struct object *o);
+
 static inline void cleanup_object_fn(struct object **o) {
     object_unref(*o);
 }
@@ -75,6 +84,8 @@ struct object_list {
     size_t count;
 };
 void object_list_free(struct object_list *l);
+/* Makes readers' objects of those of an index. */
+void object_list_unpack(struct object_list *l);
 #define cleanup_object_list __attribute__((cleanup(object_list_free)))
 
 enum store_change { STORE_ADDED, STORE_MODIFIED, STORE_DELETED };

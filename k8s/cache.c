@@ -52,7 +52,7 @@ static const char *namespace_of(enum kind kind, const char *namespace) {
     return resource_kinds[kind].namespaced && namespace ? namespace : "";
 }
 
-struct object *cache_get(struct cache *c, enum kind kind, const char *namespace, const char *name) {
+static struct object *get_kept(struct cache *c, enum kind kind, const char *namespace, const char *name) {
     struct object *o = NULL;
     pthread_rwlock_rdlock(&c->memory);
     for (size_t i = 0; i < c->count && !o; i++) {
@@ -62,6 +62,11 @@ struct object *cache_get(struct cache *c, enum kind kind, const char *namespace,
     if (o) object_ref(o);
     pthread_rwlock_unlock(&c->memory);
     return o;
+}
+
+struct object *cache_get(struct cache *c, enum kind kind, const char *namespace, const char *name) {
+    cleanup_object struct object *kept = get_kept(c, kind, namespace, name);
+    return object_unpacked(kept);
 }
 
 static void add_range(struct object_list *list, struct index_range range) {
@@ -96,11 +101,15 @@ static struct object_list collect(struct cache *c, enum kind kind, const char *n
 }
 
 struct object_list cache_find(struct cache *c, enum kind kind, const char *name) {
-    return collect(c, kind, NULL, name);
+    struct object_list list = collect(c, kind, NULL, name);
+    object_list_unpack(&list);
+    return list;
 }
 
 struct object_list cache_list(struct cache *c, enum kind kind, const char *namespace) {
-    return collect(c, kind, namespace_of(kind, namespace), NULL);
+    struct object_list list = collect(c, kind, namespace_of(kind, namespace), NULL);
+    object_list_unpack(&list);
+    return list;
 }
 
 size_t cache_count(struct cache *c, enum kind kind) {
@@ -123,9 +132,11 @@ void *cache_watch(struct cache *c, enum kind kind, store_watch_fn *fn, void *ctx
     struct cache_watcher *w = xcalloc(1, sizeof *w);
     *w = (struct cache_watcher){.kind = kind, .fn = fn, .ctx = ctx};
     pthread_mutex_lock(&c->order);
-    cleanup_object_list struct object_list existing = cache_list(c, kind, NULL);
-    for (size_t i = 0; i < existing.count; i++)
-        fn(ctx, STORE_ADDED, existing.items[i]);
+    cleanup_object_list struct object_list existing = collect(c, kind, "", NULL);
+    for (size_t i = 0; i < existing.count; i++) {
+        cleanup_object struct object *o = object_unpacked(existing.items[i]);
+        fn(ctx, STORE_ADDED, o);
+    }
     struct cache_watcher **last = &c->watchers;
     while (*last)
         last = &(*last)->next;
@@ -146,8 +157,9 @@ void cache_unwatch(struct cache *c, void *handle) {
 }
 
 static void notify(struct cache *c, enum store_change change, struct object *o) {
+    cleanup_object struct object *full = object_unpacked(o);
     for (struct cache_watcher *w = c->watchers; w; w = w->next)
-        if (w->kind == o->kind) w->fn(w->ctx, change, o);
+        if (w->kind == o->kind) w->fn(w->ctx, change, full);
 }
 
 /* ---- objects that are gone ---- */
@@ -264,11 +276,13 @@ struct object *cache_read(struct cache *c, const struct cache_row *row, json_t *
         json_decref(json);
         return NULL;
     }
-    struct object *same = cache_get(c, kind, k->namespaced ? namespace : "", json_str_at(metadata, "name"));
+    struct object *same = get_kept(c, kind, k->namespaced ? namespace : "", json_str_at(metadata, "name"));
     if (same && !row->distrusted && strcmp(same->uid, json_str_at(metadata, "uid")) == 0 &&
         strcmp(same->resource_version, json_str_at(metadata, "resourceVersion")) == 0) {
         json_decref(json);
-        return same;
+        struct object *full = object_unpacked(same);
+        object_unref(same);
+        return full;
     }
     object_unref(same);
     json_object_del(metadata, "managedFields");

@@ -118,8 +118,9 @@ static struct db_row row_of(const struct change *c) {
 }
 
 static void notify(struct local_store *s, enum store_change change, struct object *o) {
+    cleanup_object struct object *full = object_unpacked(o);
     for (struct watcher *w = s->watchers; w != NULL; w = w->next) {
-        if (w->kind == o->kind) w->fn(w->ctx, change, o);
+        if (w->kind == o->kind) w->fn(w->ctx, change, full);
     }
 }
 

@@ -24,7 +24,9 @@ static struct object *get(struct store *store, enum kind kind, const char *names
     struct object *o = index_get(&s->index, kind, namespace_of(kind, namespace), name);
     if (o) object_ref(o);
     pthread_rwlock_unlock(&s->memory);
-    return o;
+    struct object *full = object_unpacked(o);
+    object_unref(o);
+    return full;
 }
 
 static struct object_list copy_range(struct index_range range) {
@@ -42,19 +44,25 @@ static struct object_list find(struct store *store, enum kind kind, const char *
     pthread_rwlock_rdlock(&s->memory);
     struct object_list list = copy_range(index_by_name(&s->index, kind, name));
     pthread_rwlock_unlock(&s->memory);
+    object_list_unpack(&list);
     return list;
 }
 
-static struct object_list list(struct store *store, enum kind kind, const char *namespace) {
-    struct local_store *s = local_of(store);
+static struct object_list list_kept(struct local_store *s, enum kind kind, const char *namespace) {
     pthread_rwlock_rdlock(&s->memory);
-    struct object_list found = copy_range(index_in_namespace(&s->index, kind, namespace_of(kind, namespace)));
+    struct object_list found = copy_range(index_in_namespace(&s->index, kind, namespace));
     pthread_rwlock_unlock(&s->memory);
     return found;
 }
 
+static struct object_list list(struct store *store, enum kind kind, const char *namespace) {
+    struct object_list found = list_kept(local_of(store), kind, namespace_of(kind, namespace));
+    object_list_unpack(&found);
+    return found;
+}
+
 static void give(struct object **out, struct object *o) {
-    if (out != NULL) *out = object_ref(o);
+    if (out != NULL) *out = object_unpacked(o);
 }
 
 static bool not_found(enum kind kind, const char *namespace, const char *name, struct error *err) {
@@ -180,11 +188,12 @@ static bool stage_update(struct local_store *s, const struct update *u, struct b
     if (!check_preconditions(old, u->preconditions, err) || !check_preconditions(old, &own, err))
         return false;
 
-    cleanup_json json_t *json = updated(u, old, err);
+    cleanup_object struct object *full = object_unpacked(old);
+    cleanup_json json_t *json = updated(u, full, err);
     if (json == NULL) return false;
     bool unfinished = json_at(json, "metadata.deletionTimestamp") == NULL || admission_has_finalizers(json);
     *now = old;
-    if (json_equal(json, old->json) && unfinished) return true;
+    if (json_equal(json, full->json) && unfinished) return true;
     if (unfinished) return (*now = batch_put(b, u->kind, steal_ptr(json), err)) != NULL;
 
     /* The last finalizer is gone: so is the object, in its last form. */
@@ -245,9 +254,11 @@ static void *watch(struct store *store, enum kind kind, store_watch_fn *fn, void
     w->fn = fn;
     w->ctx = ctx;
     pthread_mutex_lock(&s->order);
-    cleanup_object_list struct object_list existing = list(store, kind, NULL);
-    for (size_t i = 0; i < existing.count; i++)
-        fn(ctx, STORE_ADDED, existing.items[i]);
+    cleanup_object_list struct object_list existing = list_kept(s, kind, NULL);
+    for (size_t i = 0; i < existing.count; i++) {
+        cleanup_object struct object *o = object_unpacked(existing.items[i]);
+        fn(ctx, STORE_ADDED, o);
+    }
     struct watcher **last = &s->watchers;
     while (*last != NULL)
         last = &(*last)->next;

@@ -15,10 +15,8 @@
 
 /* The records of all scoped keys, by the name of their sandbox: {"demo": [record, ...]}. A new reference. */
 static json_t *scoped_keys(struct request *r) {
-    struct store *store = r->backend->store;
     json_t *by_name = json_object();
-    cleanup_object_list struct object_list all =
-        store->ops->list(store, KIND_SECRET, install_namespace(r->router->config));
+    cleanup_object_list struct object_list all = key_cache_scoped(r->router->keys);
     for (size_t i = 0; i < all.count; i++) {
         cleanup_json json_t *record = key_record_read(all.items[i]->json);
         const char *name = json_str_at(record, "sandboxId");

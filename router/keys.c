@@ -284,6 +284,40 @@ struct object_list key_cache_of_sandbox(struct key_cache *c, const char *uid) {
     return objects_of(c, &names);
 }
 
+static bool is_scoped(const struct entry *e) {
+    return e->identity.sandbox_id != NULL;
+}
+
+/* Of those that are `wanted`; NULL: all. */
+static struct names names_of(struct key_cache *c, bool (*wanted)(const struct entry *)) {
+    struct names names = {0};
+    pthread_rwlock_rdlock(&c->lock);
+    for (size_t i = 0; i < c->bucket_count; i++)
+        for (const struct entry *e = c->buckets[i]; e; e = e->next)
+            if (!wanted || wanted(e)) add_name(&names, e);
+    pthread_rwlock_unlock(&c->lock);
+    return names;
+}
+
+struct object_list key_cache_scoped(struct key_cache *c) {
+    struct names names = names_of(c, is_scoped);
+    return objects_of(c, &names);
+}
+
+struct object_list key_cache_page(struct key_cache *c, const char *after, size_t limit, bool *more) {
+    struct names names = names_of(c, NULL);
+    size_t first = 0;
+    if (names.count > 0) qsort(names.items, names.count, sizeof *names.items, compare_names);
+    while (after && first < names.count && strcmp(names.items[first], after) <= 0)
+        first++;
+    size_t left = names.count - first;
+    *more = left > limit;
+    names.count = *more ? limit : left;
+    if (first > 0 && names.count > 0)
+        memmove(names.items, names.items + first, names.count * sizeof *names.items);
+    return objects_of(c, &names);
+}
+
 /* ---- in the store ---- */
 
 static const char *namespace_or_default(const char *namespace) {

@@ -17,6 +17,10 @@ void key_cache_free(struct key_cache *);
  * id (W-55); made for the sandbox of that UID. */
 struct object_list key_cache_of_user(struct key_cache *, const char *user_id);
 struct object_list key_cache_of_sandbox(struct key_cache *, const char *uid);
+/* Of all keys, those after the name `after` (NULL or "" = from the first), at most `limit`; `*more`: there
+ * are others behind them. And of all those that were made for a sandbox. */
+struct object_list key_cache_page(struct key_cache *, const char *after, size_t limit, bool *more);
+struct object_list key_cache_scoped(struct key_cache *);
 size_t key_cache_count(struct key_cache *);
 /* Held while keys are counted and another one is made. */
 void key_cache_mint_begin(struct key_cache *);

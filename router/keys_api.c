@@ -147,26 +147,17 @@ static bool read_limit(struct request *r, size_t *limit, struct error *err) {
 
 /* A page of all keys, in the order of their ids, after the one named by `continue`. */
 static json_t *page_of_keys(struct request *r, size_t limit) {
-    struct store *store = r->backend->store;
-    const char *after = request_query(r, "continue");
+    bool more;
+    cleanup_object_list struct object_list page =
+        key_cache_page(r->router->keys, request_query(r, "continue"), limit, &more);
     json_t *keys = json_array();
-    const char *last = NULL, *next = NULL;
-    cleanup_object_list struct object_list all =
-        store->ops->list(store, KIND_SECRET, install_namespace(r->router->config));
-    for (size_t i = 0; i < all.count && !next; i++) {
-        const struct object *secret = all.items[i];
-        if (after && strcmp(secret->name, after) <= 0) continue;
-        cleanup_json json_t *record = key_record_read(secret->json);
-        if (!record) continue;
-        if (json_array_size(keys) == limit) {
-            next = last;
-            break;
-        }
-        json_array_append_new(keys, key_record_public(record));
-        last = secret->name;
+    for (size_t i = 0; i < page.count; i++) {
+        cleanup_json json_t *record = key_record_read(page.items[i]->json);
+        if (record) json_array_append_new(keys, key_record_public(record));
     }
     json_t *answer = json_pack("{s:o}", "keys", keys);
-    if (next) json_object_set_new(answer, "continue", json_string(next));
+    if (more && page.count > 0)
+        json_object_set_new(answer, "continue", json_string(page.items[page.count - 1]->name));
     return answer;
 }
 

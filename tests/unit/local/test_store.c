@@ -374,6 +374,45 @@ START_TEST(secrets) {
 }
 END_TEST
 
+static void whole_secret(void *ctx, enum store_change change, struct object *o) {
+    struct buffer *seen = ctx;
+    ck_assert_ptr_nonnull(o->json);
+    ck_assert_str_eq(json_str_at(o->json, "metadata.name"), o->name);
+    buffer_printf(seen, "%c%s=%s ", "AMD"[change], o -> name, json_str_at(o->json, "data.a"));
+}
+
+/* An index keeps them as text: nobody who reads notices. */
+START_TEST(packed_objects_are_whole_for_readers) {
+    cleanup_buffer struct buffer seen = {0};
+    cleanup_object struct object *s =
+        must_create(KIND_SECRET, make("default", "s", "", "\"data\":{\"a\":\"YQ==\"}"));
+    object_unref(must_create(KIND_SECRET,
+                             make("default", "t", "\"finalizers\":[\"x/y\"]", "\"data\":{\"a\":\"dA==\"}")));
+    reopen();
+    void *handle = store->ops->watch(store, KIND_SECRET, whole_secret, &seen);
+    cleanup_object struct object *got = store->ops->get(store, KIND_SECRET, "default", "s");
+    ck_assert(json_equal(got->json, s->json) && got->generation == s->generation);
+    ck_assert_str_eq(got->uid, s->uid);
+    ck_assert_str_eq(got->resource_version, s->resource_version);
+    cleanup_object_list struct object_list all = store->ops->list(store, KIND_SECRET, NULL),
+                                           named = store->ops->find(store, KIND_SECRET, "s");
+    ck_assert_uint_eq(all.count, 2);
+    ck_assert_uint_eq(named.count, 1);
+    ck_assert(json_equal(all.items[0]->json, s->json) && json_equal(named.items[0]->json, s->json));
+    cleanup_object struct object *same =
+        must_patch(KIND_SECRET, STORE_MAIN, "s", "{\"data\":{\"a\":\"YQ==\"}}");
+    ck_assert_str_eq(same->resource_version, s->resource_version); /* it changed nothing */
+    ck_assert(json_equal(same->json, s->json));
+    object_unref(must_patch(KIND_SECRET, STORE_MAIN, "s", "{\"data\":{\"a\":\"Yg==\"}}"));
+    must_remove(KIND_SECRET, "s");
+    must_remove(KIND_SECRET, "t"); /* waits for its finalizer */
+    object_unref(must_patch(KIND_SECRET, STORE_MAIN, "t", "{\"metadata\":{\"finalizers\":null}}"));
+    store->ops->unwatch(store, handle);
+    ck_assert_str_eq(buffer_cstr(&seen), "As=YQ== At=dA== Ms=Yg== Ds=Yg== Mt=dA== Dt=dA== ");
+    ck_assert(!exists(KIND_SECRET, "default", "s") && !exists(KIND_SECRET, "default", "t"));
+}
+END_TEST
+
 static bool add_one(void *ctx, json_t *object, struct error *err) {
     json_t *spec = json_object_get(object, "spec");
     json_object_set_new(spec, "n", json_integer(json_integer_value(json_object_get(spec, "n")) + 1));
@@ -464,6 +503,7 @@ int main(void) {
                           cascade_waits_for_the_finalizer,
                           watches,
                           secrets,
+                          packed_objects_are_whole_for_readers,
                           updates,
                           seeding,
                           views,

@@ -1,6 +1,8 @@
 /* See history_db.h. */
 #include "backend/history_sqlite.h"
 
+#include "common/sqlite_new.h"
+
 #include <errno.h>
 #include <fcntl.h>
 #include <stdio.h>
@@ -127,13 +129,17 @@ static bool prepare(struct history_db *db, const char *sql, sqlite3_stmt **out, 
            history_db_failed(db, "prepare", err);
 }
 
-static bool open_for_writing(struct history_db *db, struct error *err) {
+static bool configure(struct history_db *db, struct error *err) {
+    bool fresh = false;
+    if (sqlite_new_begin(db->sqlite, &fresh) != SQLITE_OK) return history_db_failed(db, "open", err);
+    if (!run(db, "PRAGMA auto_vacuum = INCREMENTAL; PRAGMA journal_mode = WAL;", err)) return false;
+    if (sqlite_new_end(db->sqlite, fresh) != SQLITE_OK) return history_db_failed(db, "create", err);
     /* FULL: what was committed survives the loss of power, not only the end of this program. */
-    return run(db,
-               "PRAGMA auto_vacuum = INCREMENTAL; PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL;"
-               "PRAGMA journal_size_limit = 16777216;",
-               err) &&
-           migrate(db, err) &&
+    return run(db, "PRAGMA synchronous = FULL; PRAGMA journal_size_limit = 16777216;", err);
+}
+
+static bool open_for_writing(struct history_db *db, struct error *err) {
+    return configure(db, err) && migrate(db, err) &&
            prepare(
                db,
                "INSERT INTO audit_events (ts, actor, action, resource, sandbox_id, details, namespace, email,"

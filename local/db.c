@@ -2,6 +2,7 @@
 
 #include "common/bytes.h"
 #include "common/log.h"
+#include "common/sqlite_new.h"
 #include "local/schema.h"
 
 #include <errno.h>
@@ -146,10 +147,12 @@ static int expect_text(sqlite3 *sqlite, const char *sql, const char *expected, c
 
 static bool configure(struct db *db, struct error *err) {
     char got[128];
+    bool fresh = false;
     int rc = SQLITE_OK;
     /* The busy handler is not asked when two processes switch to WAL at once. */
     for (int waited = 0;; waited += 50) {
-        rc = expect_text(db->sqlite, "PRAGMA journal_mode = WAL", "wal", got);
+        rc = sqlite_new_begin(db->sqlite, &fresh);
+        if (rc == SQLITE_OK) rc = expect_text(db->sqlite, "PRAGMA journal_mode = WAL", "wal", got);
         if ((rc & 0xff) != SQLITE_BUSY || waited >= BUSY_TIMEOUT_MS) break;
         sqlite3_sleep(50);
     }
@@ -158,6 +161,7 @@ static bool configure(struct db *db, struct error *err) {
                   db->path);
         return false;
     }
+    if (rc == SQLITE_OK) rc = sqlite_new_end(db->sqlite, fresh);
     if (rc == SQLITE_OK) {
         rc = sqlite3_exec(db->sqlite, "PRAGMA synchronous = FULL; PRAGMA journal_size_limit = " WAL_LIMIT ";",
                           NULL, NULL, NULL);

@@ -222,12 +222,15 @@ static bool prepare(struct engine *e, const struct engine_options *options, stru
     e->ids = host_ids_new(e->state);
     e->machine_memory = machine_memory_bytes();
     e->own_users = geteuid() == 0;
+    return true;
+}
+
+static void find_cgroups(struct engine *e) {
     cgroup_detect(&e->cgroups);
     if (!e->cgroups.cpu || !e->cgroups.memory || !e->cgroups.pids)
         log_warn("control groups are not writable here: sandboxes are limited process by process only", "cpu",
                  e->cgroups.cpu ? "yes" : "no", "memory", e->cgroups.memory ? "yes" : "no", "pids",
                  e->cgroups.pids ? "yes" : "no", NULL);
-    return true;
 }
 
 static bool start_threads(struct engine *e, struct error *err) {
@@ -245,7 +248,7 @@ static bool start_threads(struct engine *e, struct error *err) {
     return rc == 0;
 }
 
-struct engine *engine_start(const struct engine_options *options, struct error *err) {
+struct engine *engine_new(const struct engine_options *options, struct error *err) {
     struct engine *e = xcalloc(1, sizeof *e);
     e->state = options->state;
     e->store = options->store;
@@ -254,10 +257,13 @@ struct engine *engine_start(const struct engine_options *options, struct error *
     pthread_mutex_init(&e->lock, NULL);
     pthread_cond_init(&e->work, NULL);
     e->locations = locations_new();
-    if (!prepare(e, options, err)) {
-        engine_stop(e);
-        return NULL;
-    }
+    if (prepare(e, options, err)) return e;
+    engine_stop(e);
+    return NULL;
+}
+
+bool engine_start(struct engine *e, struct error *err) {
+    find_cgroups(e);
     adopt_all(e);
     e->events = events_start(e->store, true);
     e->trash = trash_start(e->state, e->ids);
@@ -268,12 +274,9 @@ struct engine *engine_start(const struct engine_options *options, struct error *
                                                 .changed = fill_snapshot_changed,
                                                 .ctx = e};
     e->snapshots = snapshots_start(&snapshots, err);
-    if (!e->snapshots || !start_threads(e, err)) {
-        engine_stop(e);
-        return NULL;
-    }
+    if (!e->snapshots || !start_threads(e, err)) return false;
     e->watch = e->store->ops->watch(e->store, KIND_SANDBOX, on_change, e);
-    return e;
+    return true;
 }
 
 void engine_stop(struct engine *e) {

@@ -11,9 +11,12 @@ struct engine_options {
 };
 
 struct engine;
-/* Adopts what runs, ends strays, then starts the threads. NULL with err. */
-struct engine *engine_start(const struct engine_options *options, struct error *err);
-/* Stops the threads; sandboxes go on running. */
+/* Puts into place what sandboxes are made of, and touches none yet. NULL with err. */
+struct engine *engine_new(const struct engine_options *options, struct error *err);
+/* Adopts what runs, ends strays, then starts the threads. Needs the only process of the Router: control
+ * groups (version 2) are taken as they are otherwise. False with err: engine_stop() is still to be called. */
+bool engine_start(struct engine *engine, struct error *err);
+/* Stops the threads, if it was started, and frees it; sandboxes go on running. NULL is fine. */
 void engine_stop(struct engine *engine);
 /* Its snapshots of workspaces, borrowed. */
 struct snapshots *engine_snapshots(struct engine *engine);

@@ -96,6 +96,16 @@ static bool set_cap(char out[32], const char *option, const char *flag, int64_t 
     return true;
 }
 
+/* What may be done before it is known that sandboxes can be made here. */
+static bool prepare_parts(struct local_backend *l, const char *runtime_path, struct error *err) {
+    l->backend.store = local_store_open(l->state.path, err);
+    if (!l->backend.store || !local_store_seed(l->backend.store, err)) return false;
+    const struct engine_options engine = {
+        .state = &l->state, .store = l->backend.store, .runtime_path = runtime_path};
+    l->engine = engine_new(&engine, err);
+    return l->engine != NULL;
+}
+
 static bool open_parts(struct local_backend *l, const struct local_options *options, struct error *err) {
     if (!set_cap(l->backend.default_max_cpu, options->max_cpu, "--max-cpu", machine_cores(), err) ||
         !set_cap(l->backend.default_max_memory, options->max_memory, "--max-memory", machine_memory_bytes(),
@@ -104,20 +114,15 @@ static bool open_parts(struct local_backend *l, const struct local_options *opti
         return false;
     /* Beside each other: the trial of bubblewrap takes as long as everything else at start. */
     struct selfcheck check;
-    cleanup_error struct error store_err = {0};
+    cleanup_error struct error ours = {0};
     selfcheck_begin(&check);
-    l->backend.store = local_store_open(l->state.path, &store_err);
-    bool ready = l->backend.store && local_store_seed(l->backend.store, &store_err);
+    bool ready = prepare_parts(l, options->runtime_path, &ours);
     if (!selfcheck_end(&check, err)) return false;
     if (!ready) {
-        *err = store_err;
-        store_err = (struct error){0};
+        error_move(err, &ours);
         return false;
     }
-    const struct engine_options engine = {
-        .state = &l->state, .store = l->backend.store, .runtime_path = options->runtime_path};
-    l->engine = engine_start(&engine, err);
-    if (!l->engine) return false;
+    if (!engine_start(l->engine, err)) return false;
     l->backend.access = runtime_access_new(engine_locate, l->engine);
     return true;
 }

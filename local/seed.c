@@ -3,7 +3,10 @@
 #include "backend/templates.h"
 #include "common/bytes.h"
 #include "common/json.h"
+#include "local/admission.h"
 #include "local/commit.h"
+
+#include <time.h>
 
 static bool get_mark(struct local_store *s, char **value, struct error *err) {
     pthread_mutex_lock(&s->write);
@@ -12,12 +15,19 @@ static bool get_mark(struct local_store *s, char **value, struct error *err) {
     return ok;
 }
 
-static bool set_mark(struct local_store *s, struct error *err) {
-    cleanup_batch struct batch b = {0};
-    if (!commit_begin(s, &b, err)) return false;
-    if (db_set_mark(s->db, "seeded", AGENTTIER_VERSION, err)) return commit_end(s, &b, err);
-    commit_cancel(s);
-    return false;
+/* Adds what is not there: it may have been written by hand. */
+static bool add_templates(struct local_store *s, struct batch *b, struct error *err) {
+    for (const char *const *text = builtin_templates(); *text != NULL; text++) {
+        cleanup_json json_t *template = json_parse_object(slice_of(*text), err);
+        if (template == NULL) return false;
+        cleanup_json json_t *admitted =
+            admission_create(KIND_CLUSTER_SANDBOX_TEMPLATE, template, time(NULL), err);
+        if (admitted == NULL) return false;
+        if (index_get(&s->index, KIND_CLUSTER_SANDBOX_TEMPLATE, "", json_str_at(admitted, "metadata.name")))
+            continue;
+        if (batch_put(b, KIND_CLUSTER_SANDBOX_TEMPLATE, steal_ptr(admitted), err) == NULL) return false;
+    }
+    return true;
 }
 
 bool local_store_seed(struct store *store, struct error *err) {
@@ -25,15 +35,11 @@ bool local_store_seed(struct store *store, struct error *err) {
     cleanup_free char *seeded = NULL;
     if (!get_mark(s, &seeded, err)) return false;
     if (seeded != NULL) return true;
-    for (const char *const *text = builtin_templates(); *text != NULL; text++) {
-        cleanup_json json_t *template = json_parse_object(slice_of(*text), err);
-        cleanup_error struct error failed = {0};
-        if (template == NULL) return false;
-        if (store->ops->create(store, KIND_CLUSTER_SANDBOX_TEMPLATE, template, NULL, &failed)) continue;
-        /* There after a start that was cut short, or written by hand. */
-        if (strcmp(failed.code, ERR_ALREADY_EXISTS) == 0) continue;
-        error_move(err, &failed);
-        return false;
-    }
-    return set_mark(s, err);
+    /* One transaction: one wait for the disk, and no half of it after a crash. */
+    cleanup_batch struct batch b = {0};
+    if (!commit_begin(s, &b, err)) return false;
+    if (add_templates(s, &b, err) && db_set_mark(s->db, "seeded", AGENTTIER_VERSION, err))
+        return commit_end(s, &b, err);
+    commit_cancel(s);
+    return false;
 }

@@ -28,6 +28,11 @@ void bulk_action(struct request *r);
 
 /* clone.c */
 void sandbox_clone(struct request *r);
+/* backups.c */
+void backups_list(struct request *r);
+void backups_create(struct request *r);
+void backup_restore(struct request *r);
+void backup_delete(struct request *r);
 
 /* exec.c */
 void exec_create(struct request *r);

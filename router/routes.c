@@ -88,6 +88,34 @@ const struct route routes[] = {
      " \"501\": \"Error\", \"507\": \"Error\"}}",
      "clone", true},
 
+    {"GET", SANDBOX "/backups", "listBackups", "Snapshots of the workspace: backups, and those of clones",
+     AUTH_SANDBOX_OWNER, GROUP_NONE, ROUTE_UNARY, PHASE_ANY, BODY_NONE, 0, backups_list, NULL,
+     "{\"query\": {" NAMESPACE
+     "}, \"responses\": {\"200\": \"BackupList\", \"404\": \"Error\", \"501\": \"Error\"}}"},
+    {"POST", SANDBOX "/backups", "createBackup", "Back the workspace up now", AUTH_SANDBOX_OWNER, GROUP_NONE,
+     ROUTE_UNARY, PHASE_ANY, BODY_JSON_OPTIONAL, KIB(64), backups_create, NULL,
+     "{\"query\": {" NAMESPACE
+     "}, \"headers\": {\"Idempotency-Key\": \"string: a retry with the same key and body makes no"
+     " second backup\"}, \"request\": \"BackupCreate\", \"responses\": {\"201\": \"Backup\", \"400\": "
+     "\"Error\","
+     " \"404\": \"Error\", \"409\": \"Error\", \"501\": \"Error\", \"507\": \"Error\"}}",
+     "backup.create", true},
+    {"POST", SANDBOX "/backups/{snapshotName}/restore", "restoreBackup", "A new sandbox from a backup",
+     AUTH_SANDBOX_OWNER, GROUP_NONE, ROUTE_UNARY, PHASE_ANY, BODY_JSON_OPTIONAL, KIB(64), backup_restore,
+     NULL,
+     "{\"query\": {" NAMESPACE
+     "}, \"headers\": {\"Idempotency-Key\": \"string: a retry with the same key and body makes no"
+     " second sandbox\"}, \"request\": \"Restore\", \"responses\": {\"202\": \"Restored\", \"400\": "
+     "\"Error\","
+     " \"403\": \"PolicyViolation\", \"404\": \"Error\", \"409\": \"Error\", \"501\": \"Error\"}}",
+     "backup.restore", true},
+    {"DELETE", SANDBOX "/backups/{snapshotName}", "deleteBackup", "Delete a snapshot of the workspace",
+     AUTH_SANDBOX_OWNER, GROUP_NONE, ROUTE_UNARY, PHASE_ANY, BODY_NONE, 0, backup_delete, NULL,
+     "{\"query\": {" NAMESPACE
+     "}, \"responses\": {\"200\": \"BackupDeleted\", \"404\": \"Error\", \"409\": \"Error\","
+     " \"501\": \"Error\"}}",
+     "backup.delete"},
+
     /* ---- commands ---- */
     {"POST", SANDBOX "/exec", "execCommand", "Run a command and return its outcome", AUTH_SANDBOX_USE,
      GROUP_RUN_COMMAND, ROUTE_STREAM, PHASE_RUNNING, BODY_JSON, MIB(8) + KIB(64), exec_create, NULL,

@@ -36,6 +36,10 @@ TABLE = {
     ("POST", BOX + "/stop"): ("owner", "stop"),
     ("POST", BOX + "/resume"): ("owner", "resume"),
     ("POST", BOX + "/clone"): ("owner", None),
+    ("GET", BOX + "/backups"): ("owner", None),
+    ("POST", BOX + "/backups"): ("owner", None),
+    ("POST", BOX + "/backups/{snapshotName}/restore"): ("owner", None),
+    ("DELETE", BOX + "/backups/{snapshotName}"): ("owner", None),
     ("POST", BOX + "/exec"): ("collaborator", "run-command"),
     ("GET", BOX + "/exec/{execId}"): ("collaborator", "run-command"),
     ("DELETE", BOX + "/exec/{execId}"): ("collaborator", "run-command"),
@@ -236,7 +240,7 @@ def expected(who, group, credential):
 def call(client, method, path, headers, sandbox):
     path = (path.replace("{id}", sandbox).replace("{execId}", "no-such-exec").replace("{path}", "workspace/x")
             .replace("{port}", "8080").replace("{name}", "no-such-template").replace("{keyId}", "no-such-key")
-            .replace("{userId}", "no-such-user").replace("{linkId}", "no-such-link").replace("{namespace}", "no-such-namespace"))
+            .replace("{userId}", "no-such-user").replace("{linkId}", "no-such-link").replace("{namespace}", "no-such-namespace").replace("{snapshotName}", "no-such-snapshot"))
     body = None
     if method in ("POST", "PUT", "PATCH"):
         body = b'{"name": "UPPER CASE"}' if "preview" not in path and "files" not in path else b""
@@ -257,7 +261,7 @@ def test_S34_every_credential(keyed, target, credentials, method, path):
             status = answer.status_code
             if gate is None:
                 # Inside, anything may be wrong with the request: but nothing about who asks.
-                inner = {404} if "{name}" in path or "{keyId}" in path or "{execId}" in path or "{linkId}" in path else set()
+                inner = {404} if "{name}" in path or "{keyId}" in path or "{execId}" in path or "{linkId}" in path or "{snapshotName}" in path else set()
                 wrong = status in {401, 403, 404, 405} - inner or status >= 500
                 if wrong and not (status == 503 and path == "/readyz"):
                     problems.append(f"{credential}: {status}, should be let in: {answer.text[:120]}")

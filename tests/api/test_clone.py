@@ -1,7 +1,7 @@
 """Clones and backups: http-api.md 2.6, 4.6; http-api-extended.md 5; W-11, W-12, W-85; weaknesses 52 to 63."""
 
+import asyncio
 import concurrent.futures
-import itertools
 import json
 import os
 import pathlib
@@ -12,7 +12,8 @@ import time
 
 import pytest
 
-from harness import TEMPLATE, Raw, Router, Sandbox, error_of, wait_for
+from harness import Router, Sandbox, error_of, wait_for
+from test_tutorial import load
 
 API = "/api/v1"
 # Everything that a copy has to keep, made by a command inside: one line of facts for each name, to be compared.
@@ -283,6 +284,225 @@ def test_I8_a_retry_with_the_same_key_is_the_same_clone(keyed, box, u1, fresh):
     copy.remove()
 
 
+# ---- backups: http-api-extended.md 5.3 to 5.6 ----
+
+def backups(box):
+    answer = box.get("/backups")
+    assert answer.status_code == 200, answer.text
+    return answer.json()["backups"]
+
+
+def backup(box, headers=None, status=201, **body):
+    answer = box.post("/backups", json=body, headers=headers or {})
+    assert answer.status_code == status, answer.text
+    return answer.json()
+
+
+def restore(box, snapshot, status=202, headers=None, **body):
+    answer = box.post(f"/backups/{snapshot}/restore", json=body, headers=headers or {})
+    assert answer.status_code == status, answer.text
+    return answer.json()
+
+
+@pytest.fixture
+def source(keyed, fresh):
+    """A sandbox of one test alone."""
+    handle = keyed.sandbox(fresh + "-src", key="u1")
+    yield handle
+    handle.remove()
+    for folder in (keyed.state_dir / "snapshots").iterdir():
+        assert "." not in folder.name, "half a snapshot"
+    handle.client.close()
+
+
+def test_5_backups_are_made_listed_restored_and_deleted(keyed, source, u1, fresh):
+    assert backups(source) == []
+    source.run("echo one > /workspace/a")
+    first = backup(source)
+    assert re.fullmatch(source.name + r"-workspace-backup-\d{10}-[0-9a-f]{6}", first["name"])
+    assert first["kind"] == "scheduled-backup" and first["readyToUse"] is True and first["restoreSize"] == "1Mi"
+    assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ", first["createdAt"])
+    source.run("echo two > /workspace/a")
+    second = backup(source)
+    copy = clone(source, name=fresh + "-copy")
+    listed = backups(source)
+    assert [(b["name"], b["kind"]) for b in listed] == sorted(
+        [(first["name"], "scheduled-backup"), (second["name"], "scheduled-backup")]) + [(copy["snapshot"], "clone")]
+    answer = restore(source, first["name"], name=f" {fresh}-old ")
+    assert {k: v for k, v in answer.items() if k != "message"} == {
+        "name": fresh + "-old", "namespace": "default", "restoredFrom": source.name, "snapshot": first["name"], "phase": "Pending"}
+    assert f"{API}/sandboxes/{fresh}-old" in answer["message"]
+    old = handle(keyed, u1, fresh + "-old")
+    old.wait("Running")
+    assert old.read("/workspace/a") == b"one\n" and source.read("/workspace/a") == b"two\n"
+    again = handle(keyed, u1, restore(source, copy["snapshot"])["name"])  # also the snapshot of a clone
+    again.wait("Running")
+    assert re.fullmatch(source.name + r"-restore-\d{10}-[0-9a-f]{6}", again.name) and again.read("/workspace/a") == b"two\n"
+    for name in (first["name"], copy["snapshot"]):
+        answer = source.delete("/backups/" + name)
+        assert (answer.status_code, answer.json()) == (200, {"status": "deleted", "name": name})
+        error_of(source.delete("/backups/" + name), 404)
+        assert error_of(source.post(f"/backups/{name}/restore"), 404)["code"] == "snapshot_not_found"
+    assert [b["name"] for b in backups(source)] == [second["name"]]
+    for box in (old, again, handle(keyed, u1, fresh + "-copy")):
+        box.wait("Running")  # what they were made from is not needed any more
+        assert box.post("/stop").status_code == 200
+        box.wait("Stopped")
+        assert box.post("/resume").status_code == 200
+        box.wait("Running")
+        box.remove()
+    source.delete("/backups/" + second["name"])
+    wait_for(lambda: not list((keyed.state_dir / "trash").iterdir()), what="the files of deleted snapshots gone")
+
+
+def test_5_4_a_sandbox_without_a_workspace_cannot_be_backed_up(u1, fresh):
+    assert u1.post(API + "/sandboxes", json={"name": fresh, "template": "no-such-template"}).status_code == 201
+    wait_for(lambda: u1.get(f"{API}/sandboxes/{fresh}").json()["status"] == "Error")
+    body = error_of(u1.post(f"{API}/sandboxes/{fresh}/backups", json={"snapshotClass": 5}), 400)
+    assert body["code"] == "no_workspace_volume" and "no PVC to back up (phase=Error)" in body["error"]
+    assert u1.get(f"{API}/sandboxes/{fresh}/backups").json() == {"backups": []}
+    u1.delete(f"{API}/sandboxes/{fresh}")
+
+
+@pytest.mark.parametrize("body", [{"name": "UPPER"}, {"name": "a" * 64}, {"name": 5}, [1]])
+def test_5_5_bad_bodies_are_400(source, body):
+    error_of(source.post(f"/backups/{backup(source)['name']}/restore", json=body), 400)
+    if not isinstance(body, dict):
+        error_of(source.post("/backups", json=body), 400)
+
+
+def test_5_4_classes_are_a_clusters(source):
+    error_of(source.post("/backups", json={"snapshotClass": "fast"}), 400)
+    assert backups(source) == []
+
+
+def test_5_5_the_same_checks_as_create(keyed, u1, admin, team, fresh):
+    box = keyed.sandbox(fresh, key="u1", namespace=team)
+    name = backup(box)["name"]
+    put_policy(admin, team, {"maxSandboxesPerUser": 1})
+    assert error_of(box.post(f"/backups/{name}/restore"), 403)["violations"][0]["code"] == "user_quota_exceeded"
+    put_policy(admin, team, {})
+    error_of(box.post(f"/backups/{name}/restore", json={"name": fresh}), 409)
+    box.delete("/backups/" + name)
+    box.remove()
+    box.client.close()
+
+
+def test_5_5_weakness_53_sharing_is_not_restored(keyed, source, u1, u2):
+    source.post("/share", json={"identity": "u2", "level": "viewer"})
+    assert u2.get(f"{API}/sandboxes/{source.name}").status_code == 200
+    error_of(u2.get(f"{API}/sandboxes/{source.name}/backups"), 404)
+    copy = handle(keyed, u1, restore(source, backup(source)["name"])["name"])
+    error_of(u2.get(f"{API}/sandboxes/{copy.name}"), 404)
+    copy.wait("Running")
+    copy.remove()
+
+
+def test_weakness_54_backups_of_another_owner_of_the_name_are_nobody_elses(keyed, u1, u2, fresh):
+    mine = keyed.sandbox(fresh, key="u1")
+    mine.run("echo secret > /workspace/s")
+    name, snapshot = backup(mine)["name"], clone(mine, name=fresh + "-c")["snapshot"]
+    handle(keyed, u1, fresh + "-c").wait("Running")
+    handle(keyed, u1, fresh + "-c").remove()
+    mine.remove()
+    theirs = keyed.sandbox(fresh, key="u2")
+    assert backups(theirs) == []
+    for foreign in (name, snapshot):
+        assert error_of(theirs.post(f"/backups/{foreign}/restore"), 404)["code"] == "snapshot_not_found"
+        error_of(theirs.delete("/backups/" + foreign), 404)
+    theirs.remove()
+    # The same owner has them back.
+    mine = keyed.sandbox(fresh, key="u1")
+    assert {b["name"] for b in backups(mine)} == {name, snapshot}
+    back = handle(keyed, u1, restore(mine, name)["name"])
+    back.wait("Running")
+    assert back.read("/workspace/s") == b"secret\n"
+    back.remove()
+    for old in (name, snapshot):
+        assert mine.delete("/backups/" + old).status_code == 200
+    mine.remove()
+    theirs.client.close()
+    mine.client.close()
+
+
+def test_5_5_a_snapshot_of_another_sandbox_is_404(source, box):
+    name = backup(source)["name"]
+    assert error_of(box.post(f"/backups/{name}/restore"), 404)["code"] == "snapshot_not_found"
+    error_of(box.delete("/backups/" + name), 404)
+    for odd in ("%2e%2e", "UPPER", "a" * 300, "a%2fb"):
+        assert box.delete("/backups/" + odd).status_code in (404, 405)
+    assert source.delete("/backups/" + name).status_code == 200
+
+
+def test_I8_retries_of_backups_and_restores(keyed, source, u1):
+    key = {"Idempotency-Key": "b-" + source.name}
+    with concurrent.futures.ThreadPoolExecutor(4) as pool:
+        answers = list(pool.map(lambda _: source.post("/backups", headers=key), range(4)))
+    assert [a.status_code for a in answers] == [201] * 4, [a.text for a in answers]
+    (name,) = {a.json()["name"] for a in answers}
+    assert sum("Idempotency-Replayed" not in a.headers for a in answers) == 1
+    assert [b["name"] for b in backups(source)] == [name]
+    assert error_of(source.post("/backups", headers=key, json={"snapshotClass": " "}), 409)["code"] == "idempotency_key_reused"
+    made = restore(source, name, headers=key)
+    assert restore(source, name, headers=key) == made
+    copy = handle(keyed, u1, made["name"])
+    copy.wait("Running")
+    copy.remove()
+
+
+def test_W85_two_backups_in_one_second_are_two(source):
+    with concurrent.futures.ThreadPoolExecutor(4) as pool:
+        names = {b["name"] for b in pool.map(lambda _: backup(source), range(6))}
+    assert len(names) == 6 and {b["name"] for b in backups(source)} == names
+    for name in names:
+        assert source.delete("/backups/" + name).status_code == 200
+
+
+def test_5_4_W48_events_and_history(source, admin):
+    name = backup(source, headers={"X-Request-ID": "made-" + source.name})["name"]
+    restored = restore(source, name, headers={"X-Request-ID": "restored-" + source.name})["name"]
+    wait_for(lambda: source.client.get(f"{API}/sandboxes/{restored}").json()["status"] == "Running", 60)
+    assert source.delete("/backups/" + name, headers={"X-Request-ID": "deleted-" + source.name}).status_code == 200
+    for request, action, sandbox in (("made-", "backup.create", source.name), ("restored-", "backup.restore", restored),
+                                     ("deleted-", "backup.delete", source.name)):
+        (event,) = wait_for(lambda r=request: admin.get(API + "/audit/events", params={"requestId": r + source.name}).json()["events"])
+        assert (event["eventType"], event["sandboxName"], event["details"]["snapshotName"]) == (action, sandbox, name)
+    found = wait_for(lambda: len(e := [e for e in admin.get(API + "/audit/events", params={"sandbox": source.name, "kind": "event"}).json()["events"]
+                                       if e["eventType"].startswith("Backup")]) == 2 and e)
+    assert {(e["eventType"], e["details"]["reason"]) for e in found} == {("BackupCreated", name), ("BackupPruned", name)}
+    source.client.delete(f"{API}/sandboxes/{restored}")
+
+
+def test_a_snapshot_that_is_being_restored_is_not_deleted(fresh):
+    with Router(dev_auth=True) as router:
+        source = slow_source(router, fresh)
+        name = backup(source)["name"]
+        wait_for(lambda: backups(source)[0]["readyToUse"], 60)
+        copy = handle(router, source.client, restore(source, name)["name"])
+        answer = source.delete("/backups/" + name)
+        if copy.status() == "Creating":
+            assert error_of(answer, 409)["code"] == "snapshot_in_use" and answer.headers["Retry-After"]
+        copy.wait("Running", 120)
+        assert copy.run(WHOLE) == source.whole
+        wait_for(lambda: source.delete("/backups/" + name).status_code in (200, 404), what="deletion")
+        wait_for(lambda: folders(router)["snapshots"] == [] and folders(router)["trash"] == [], what="its files gone")
+        assert copy.run(WHOLE) == source.whole
+
+
+def test_backups_outlive_a_restart(fresh):
+    with Router(dev_auth=True) as router:
+        source = router.sandbox(fresh)
+        source.run("echo kept > /workspace/a")
+        name = backup(source)["name"]
+        assert router.terminate() == 0
+        router.restart()
+        source.client = router.client()
+        assert [(b["name"], b["readyToUse"]) for b in backups(source)] == [(name, True)]
+        copy = handle(router, source.client, restore(source, name)["name"])
+        copy.wait("Running")
+        assert copy.read("/workspace/a") == b"kept\n" and folders(router)["lost"] == []
+
+
 # ---- the copy itself: hostile sources, a full disk, crashes ----
 
 def test_S13_links_that_are_exchanged_meanwhile_are_never_followed(keyed, u1, fresh, tmp_path):
@@ -521,3 +741,27 @@ def test_a_long_copy_keeps_nobody_waiting(fresh):
         assert copy.status() == "Running"
         for answer in asked:
             assert answer.result(60).status_code == 202
+
+
+# ---- the published SDK ----
+
+def test_the_published_sdk_clones(dev, devbox):
+    sdk = load("0.8.1")
+    with sdk.AgentTierClient(api_url=dev.url) as client:
+        devbox.run("echo by-sdk > /workspace/sdk")
+        source = client.get_sandbox(devbox.name)
+        for options in ({"name": "sdk-fork"}, {}):
+            copy = source.clone(**options)
+            copy.wait_until_running(timeout=120, poll_interval=0.05)
+            assert copy.exec("cat /workspace/sdk").stdout == "by-sdk\n" and copy.namespace == "default"
+            copy.delete()
+        with pytest.raises(sdk.ConflictError):
+            source.clone(name=devbox.name)
+
+    async def in_the_loop():
+        async with sdk.AsyncAgentTierClient(api_url=dev.url) as client:
+            copy = await (await client.get_sandbox(devbox.name)).clone()
+            await copy.wait_until_running(timeout=120, poll_interval=0.05)
+            assert (await copy.exec("cat /workspace/sdk")).stdout == "by-sdk\n"
+            await copy.delete()
+    asyncio.run(in_the_loop())

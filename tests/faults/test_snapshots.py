@@ -173,3 +173,120 @@ def test_3_8_only_the_owner(api, cluster):
     with cluster.client("admin") as admin:
         made = clone(admin)
     assert api.get("sandboxes", made["name"], "default")["spec"]["createdBy"]["sub"] == "admin"
+
+
+# ---- backups ----
+
+def ready(api, name, **status):
+    api.set_status("volumesnapshots", name, "default", **{"readyToUse": True, "creationTime": "2026-03-04T05:00:03Z", "restoreSize": "10Gi", **status})
+
+
+def test_5_1_the_objects_of_a_backup_and_a_restore(api, owner):
+    answer = owner.post(API + "/sandboxes/demo/backups", json={"snapshotClass": "csi-snap"})
+    assert answer.status_code == 201, answer.text
+    made = answer.json()
+    assert re.fullmatch(r"demo-workspace-backup-\d{10}-[0-9a-f]{6}", made["name"])
+    assert (made["kind"], made["readyToUse"]) == ("scheduled-backup", False) and "restoreSize" not in made and made["createdAt"]
+    (snapshot,) = api.all("volumesnapshots")
+    source = api.get("sandboxes", "demo", "default")
+    assert snapshot["metadata"]["labels"] == {
+        "agenttier.io/snapshot-kind": "scheduled-backup", "agenttier.io/source-pvc": "demo-workspace", "agenttier.io/managed": "true",
+        "agenttier.io/source-uid": source["metadata"]["uid"]}
+    assert snapshot["spec"] == {"source": {"persistentVolumeClaimName": "demo-workspace"}, "volumeSnapshotClassName": "csi-snap"}
+    event = next(e for e in api.all("events") if e["reason"] == "BackupCreated")
+    assert (event["message"], event["involvedObject"]["name"], event["type"]) == (made["name"], "demo", "Normal")
+    ready(api, made["name"])
+    entry = {"name": made["name"], "createdAt": "2026-03-04T05:00:03Z", "kind": "scheduled-backup", "readyToUse": True, "restoreSize": "10Gi"}
+    assert owner.get(API + "/sandboxes/demo/backups").json() == {"backups": [entry]}
+    restored = owner.post(f"{API}/sandboxes/demo/backups/{made['name']}/restore")
+    assert restored.status_code == 202, restored.text
+    body = restored.json()
+    assert (body["restoredFrom"], body["snapshot"], body["phase"], body["namespace"]) == ("demo", made["name"], "Pending", "default")
+    copy = api.get("sandboxes", body["name"], "default")
+    assert copy["metadata"]["labels"] == {"agenttier.io/restored-from": "demo"}
+    assert copy["spec"] == source["spec"] | {"cloneFromSnapshot": made["name"]} and "status" not in copy
+    # Whatever still waits for it keeps it.
+    assert error_of(owner.delete(f"{API}/sandboxes/demo/backups/{made['name']}"), 409)["code"] == "snapshot_in_use"
+    api.set_status("sandboxes", body["name"], "default", phase="Creating", pvcName="x-workspace")
+    wait_for(lambda: owner.delete(f"{API}/sandboxes/demo/backups/{made['name']}").status_code == 200)
+    assert api.all("volumesnapshots") == [] and [e["message"] for e in api.all("events") if e["reason"] == "BackupPruned"] == [made["name"]]
+
+
+def test_5_3_backups_of_the_reference_are_listed_by_their_labels(api, owner):
+    def put(name, **labels):
+        api.put("volumesnapshots", {"metadata": {"name": name, "namespace": "default", "labels": {"agenttier.io/" + k.replace("_", "-"): v for k, v in labels.items()}},
+                                    "spec": {"source": {"persistentVolumeClaimName": "demo-workspace"}}})
+    put("demo-workspace-backup-1", snapshot_kind="scheduled-backup", source_pvc="demo-workspace", managed="true")
+    put("demo-snap-2", source_sandbox="demo", clone_target="x")
+    put("demo-stopsnap-3", sandbox="demo", snapshot_kind="on-stop")
+    put("other-workspace-backup-4", snapshot_kind="scheduled-backup", source_pvc="other-workspace", managed="true")
+    listed = owner.get(API + "/sandboxes/demo/backups").json()["backups"]
+    assert [(b["name"], b["kind"]) for b in listed] == [("demo-workspace-backup-1", "scheduled-backup"), ("demo-snap-2", "clone")]
+    for foreign in ("demo-stopsnap-3", "other-workspace-backup-4", "none"):
+        for call in (owner.post(f"{API}/sandboxes/demo/backups/{foreign}/restore"), owner.delete(f"{API}/sandboxes/demo/backups/{foreign}")):
+            assert error_of(call, 404)["code"] == "snapshot_not_found"
+    old = api.get("volumesnapshots", "demo-snap-2", "default")  # of somebody who had the name before
+    old["metadata"]["creationTimestamp"] = "2020-01-01T00:00:00Z"
+    api.put("volumesnapshots", old)
+    assert len(owner.get(API + "/sandboxes/demo/backups").json()["backups"]) == 1
+    error_of(owner.post(API + "/sandboxes/demo/backups/demo-snap-2/restore"), 404)
+
+
+def test_weakness_55_a_snapshot_on_its_way_out(api, owner):
+    name = owner.post(API + "/sandboxes/demo/backups").json()["name"]
+    snapshot = api.get("volumesnapshots", name, "default")
+    snapshot["metadata"]["finalizers"] = ["snapshot.storage.kubernetes.io/volumesnapshot-bound-protection"]
+    api.put("volumesnapshots", snapshot)
+    assert owner.delete(f"{API}/sandboxes/demo/backups/{name}").status_code == 200
+    assert api.get("volumesnapshots", name, "default")["metadata"]["deletionTimestamp"]
+    assert owner.get(API + "/sandboxes/demo/backups").json()["backups"] == []
+    assert error_of(owner.post(f"{API}/sandboxes/demo/backups/{name}/restore"), 409)["error"] == "snapshot is being deleted"
+
+
+def test_a_failed_backup_says_why_and_is_not_restored(api, owner):
+    name = owner.post(API + "/sandboxes/demo/backups").json()["name"]
+    api.set_status("volumesnapshots", name, "default", readyToUse=False, error={"message": "driver has no snapshots", "time": "2026-03-04T05:00:03Z"})
+    (entry,) = owner.get(API + "/sandboxes/demo/backups").json()["backups"]
+    assert entry["error"] == "driver has no snapshots" and entry["readyToUse"] is False
+    body = error_of(owner.post(f"{API}/sandboxes/demo/backups/{name}/restore"), 409)
+    assert body["code"] == "snapshot_failed" and "driver has no snapshots" in body["error"]
+
+
+def test_weakness_60_long_names_have_valid_labels(api, cluster, owner):
+    name = "a" * 63
+    sandbox(api, cluster, name)
+    backup = owner.post(f"{API}/sandboxes/{name}/backups").json()["name"]
+    made = clone(owner, name=name)
+    assert max(map(len, (backup, made["name"], made["snapshot"]))) <= 63
+    for snapshot in api.all("volumesnapshots"):
+        assert all(len(value) <= 63 for value in snapshot["metadata"]["labels"].values())
+    assert [b["name"] for b in owner.get(f"{API}/sandboxes/{name}/backups").json()["backups"]] == [backup, made["snapshot"]]
+
+
+def test_O8_backups_without_the_api_are_501(api):
+    for plural in ("volumesnapshots", "volumesnapshotclasses"):
+        api.kinds.pop(plural)
+    with ClusterRouter(api, dev_auth=False, keys=("owner",)) as router:
+        sandbox(api, router, "demo")
+        with router.client("owner") as client:
+            for method, path in (("GET", ""), ("POST", ""), ("POST", "/x/restore"), ("DELETE", "/x")):
+                body = error_of(client.request(method, f"{API}/sandboxes/demo/backups{path}"), 501)
+                assert body["code"] == "snapshots_not_supported" and "VolumeSnapshot" in body["error"]
+
+
+def test_I8_a_retried_backup_is_one(api, owner):
+    key = {"Idempotency-Key": "b1"}
+    first = owner.post(API + "/sandboxes/demo/backups", headers=key)
+    again = owner.post(API + "/sandboxes/demo/backups", headers=key)
+    assert (first.status_code, again.status_code) == (201, 201) and first.json() == again.json()
+    assert again.headers["Idempotency-Replayed"] == "true" and len(api.all("volumesnapshots")) == 1
+    error_of(owner.post(API + "/sandboxes/demo/backups", headers=key, json={"snapshotClass": "csi-snap"}), 409)
+
+
+def test_O3_backups_need_the_apiserver_and_never_say_404_without_it(api, owner):
+    name = owner.post(API + "/sandboxes/demo/backups").json()["name"]
+    api.go_away()
+    for method, path in (("GET", ""), ("POST", ""), ("POST", f"/{name}/restore"), ("DELETE", f"/{name}")):
+        assert error_of(owner.request(method, f"{API}/sandboxes/demo/backups{path}"), 503)["code"] == "unavailable"
+    api.come_back()
+    wait_for(lambda: owner.get(API + "/sandboxes/demo/backups").status_code == 200)

@@ -1,6 +1,7 @@
 /* Log lines. A line is built in a fixed buffer no longer than PIPE_BUF, so that one
  * write(2) puts it whole into a pipe even when processes share it. What does not fit is
- * cut and marked. */
+ * cut and marked. A thread that collects writes as many whole lines at once as such a
+ * buffer takes. */
 #include "common/log.h"
 
 #include "common/text.h"
@@ -33,6 +34,18 @@ static struct {
 static _Thread_local char numbers[NUMBERS][24];
 static _Thread_local unsigned next_number;
 
+/* The current second as text: many lines are written in one. */
+static _Thread_local struct {
+    time_t second;
+    char text[RFC3339_MAX]; /* "2026-07-21T04:16:07Z"; "" at first */
+} clock_text;
+
+static _Thread_local struct {
+    bool on;
+    size_t len;
+    char text[LINE_MAX_BYTES];
+} collected;
+
 void log_configure(enum log_level level, enum log_format format, int fd) {
     config.level = level;
     config.format = format;
@@ -43,15 +56,32 @@ bool log_enabled(enum log_level level) {
     return level >= config.level && level < LOG_LEVEL_OFF;
 }
 
+/* The decimal digits of n, at least `least` of them; returns their number. */
+static size_t print_digits(uint64_t n, size_t least, char *out) {
+    char reversed[20];
+    size_t count = 0;
+    for (; n > 0 || count < least; n /= 10)
+        reversed[count++] = (char)('0' + n % 10);
+    for (size_t i = 0; i < count; i++)
+        out[i] = reversed[count - 1 - i];
+    return count;
+}
+
 const char *log_int(int64_t n) {
     char *text = numbers[next_number++ % NUMBERS];
-    snprintf(text, sizeof numbers[0], "%lld", (long long)n);
+    size_t sign = n < 0;
+    text[0] = '-';
+    text[sign + print_digits(n < 0 ? -(uint64_t)n : (uint64_t)n, 1, text + sign)] = '\0';
     return text;
 }
 
 const char *log_milliseconds(uint64_t nanoseconds) {
     char *text = numbers[next_number++ % NUMBERS];
-    snprintf(text, sizeof numbers[0], "%.3f", (double)nanoseconds / 1e6);
+    uint64_t microseconds = nanoseconds / 1000 + (nanoseconds % 1000 >= 500);
+    size_t n = print_digits(microseconds / 1000, 1, text);
+    text[n++] = '.';
+    n += print_digits(microseconds % 1000, 3, text + n);
+    text[n] = '\0';
     return text;
 }
 
@@ -107,11 +137,21 @@ static size_t character(const char *s, size_t n) {
     return 0;
 }
 
+/* Bytes at the start that stand for themselves: nearly all text is only that. */
+static size_t plain_run(const char *s, size_t n) {
+    size_t i = 0;
+    while (i < n && s[i] >= ' ' && s[i] < 0x7f && s[i] != '"' && s[i] != '\\')
+        i++;
+    return i;
+}
+
 /* At most VALUE_MAX_BYTES and an ellipsis, so that the message always fits a line. */
 static void put_text(struct line *line, const char *s, bool json) {
     size_t start = line->len;
     size_t n = strnlen(s, VALUE_MAX_BYTES + 4); /* enough for the last whole character */
-    for (size_t i = 0; i < n && !line->full;) {
+    size_t plain = plain_run(s, n < VALUE_MAX_BYTES ? n : VALUE_MAX_BYTES);
+    put(line, s, plain);
+    for (size_t i = plain; i < n && !line->full;) {
         size_t before = line->len;
         size_t len = character(s + i, n - i);
         put_escaped(line, s + i, len, json);
@@ -139,11 +179,17 @@ static void put_quoted(struct line *line, const char *s, bool json) {
     put_str(line, "\"");
 }
 
+static const char *text_of_second(time_t second) {
+    if (clock_text.second != second || !clock_text.text[0]) {
+        rfc3339_format(second, clock_text.text);
+        clock_text.second = second;
+    }
+    return clock_text.text;
+}
+
 static void start_text(struct line *line, enum log_level level, const char *message) {
     static const char *const names[] = {"debug", "info ", "warn ", "error"};
-    char now[RFC3339_MAX];
-    rfc3339_format(time(NULL), now);
-    put_str(line, now);
+    put_str(line, text_of_second(time(NULL)));
     put_str(line, " ");
     put_str(line, names[level]);
     put_str(line, " ");
@@ -154,11 +200,14 @@ static void start_json(struct line *line, enum log_level level, const char *mess
     static const char *const names[] = {"DEBUG", "INFO", "WARN", "ERROR"};
     struct timespec t;
     clock_gettime(CLOCK_REALTIME, &t);
-    char now[RFC3339_MAX];
-    rfc3339_format_nanos(t, now);
+    const char *second = text_of_second(t.tv_sec);
+    char nanoseconds[10];
+    print_digits((uint64_t)t.tv_nsec, 9, nanoseconds);
     put_str(line, "{\"time\":\"");
-    put_str(line, now);
-    put_str(line, "\",\"level\":\"");
+    put(line, second, strlen(second) - 1); /* without the Z; nine digits, so that texts sort as times do */
+    put_str(line, ".");
+    put(line, nanoseconds, 9);
+    put_str(line, "Z\",\"level\":\"");
     put_str(line, names[level]);
     put_str(line, "\",\"msg\":");
     put_quoted(line, message, true);
@@ -195,6 +244,31 @@ static void emit(const char *bytes, size_t n) {
     }
 }
 
+void log_collect(bool on) {
+    log_flush();
+    collected.on = on;
+}
+
+void log_flush(void) {
+    if (collected.len == 0) return;
+    int saved = errno;
+    emit(collected.text, collected.len);
+    collected.len = 0;
+    errno = saved;
+}
+
+/* A line of this thread, behind those that it has collected. */
+static void emit_line(enum log_level level, const char *bytes, size_t n) {
+    if (n > sizeof collected.text - collected.len) log_flush();
+    if (!collected.on) {
+        emit(bytes, n);
+        return;
+    }
+    memcpy(collected.text + collected.len, bytes, n);
+    collected.len += n;
+    if (level >= LOG_LEVEL_WARN) log_flush();
+}
+
 void log_write(enum log_level level, const char *message, ...) {
     if (!log_enabled(level)) return;
     int saved = errno; /* callers log between a failure and its report */
@@ -221,6 +295,6 @@ void log_write(enum log_level level, const char *message, ...) {
     const char *end = json ? (cut ? ",\"cut\":true}\n" : "}\n") : (cut ? " cut=true\n" : "\n");
     memcpy(line.text + line.len, end, strlen(end));
     line.len += strlen(end);
-    emit(line.text, line.len);
+    emit_line(level, line.text, line.len);
     errno = saved;
 }

@@ -1,4 +1,4 @@
-/* Log lines for people (text) or machines (JSON), one write(2) each, to standard error.
+/* Log lines for people (text) or machines (JSON), each written whole, to standard error.
  *
  *   log_info("sandbox started", "sandbox", name, "ms", log_int(took), NULL);
  *
@@ -22,6 +22,12 @@ void log_write(enum log_level level, const char *message, ...) __attribute__((se
 #define log_info(...)  (log_enabled(LOG_LEVEL_INFO) ? log_write(LOG_LEVEL_INFO, __VA_ARGS__) : (void)0)
 #define log_warn(...)  (log_enabled(LOG_LEVEL_WARN) ? log_write(LOG_LEVEL_WARN, __VA_ARGS__) : (void)0)
 #define log_error(...) (log_enabled(LOG_LEVEL_ERROR) ? log_write(LOG_LEVEL_ERROR, __VA_ARGS__) : (void)0)
+
+/* A thread that serves many requests in turn may collect its lines and write them with one call before it
+ * waits: log_collect(true) once, then log_flush() whenever it is about to wait. Warnings and errors are
+ * written at once, with what was collected before them. log_collect(false) writes the rest. */
+void log_collect(bool on);
+void log_flush(void);
 
 /* A number as text for one log call: a small per-thread ring, valid until 8 calls later. */
 const char *log_int(int64_t n);

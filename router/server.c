@@ -191,6 +191,7 @@ static void run_daemons(struct loop *loop) {
 static void on_before_wait(uv_prepare_t *prepare) {
     struct loop *loop = prepare->data;
     if (loop->run_again) run_daemons(loop);
+    log_flush();
 }
 
 static void on_after_wait(uv_check_t *check) {
@@ -407,8 +408,10 @@ static void stop_loop(struct loop *loop) {
 static void run_loop(void *arg) {
     struct loop *loop = arg;
     inbound_watch(loop);
+    log_collect(true); /* written in on_before_wait() */
     while (!loop->stopped)
         uv_run(&loop->uv, UV_RUN_DEFAULT);
+    log_collect(false);
     stop_loop(loop);
 }
 

@@ -132,6 +132,56 @@ START_TEST(test_log_int) {
         log_int(i);
     }
     ck_assert_str_eq(first, "1"); /* the eighth call later takes its place */
+    ck_assert_str_eq(log_int(0), "0");
+    ck_assert_str_eq(log_int(INT64_MAX), "9223372036854775807");
+}
+END_TEST
+
+START_TEST(test_log_milliseconds) {
+    ck_assert_str_eq(log_milliseconds(0), "0.000");
+    ck_assert_str_eq(log_milliseconds(499), "0.000");
+    ck_assert_str_eq(log_milliseconds(500), "0.001");
+    ck_assert_str_eq(log_milliseconds(12345678), "12.346");
+    ck_assert_str_eq(log_milliseconds(999999999), "1000.000");
+    ck_assert_str_eq(log_milliseconds(UINT64_MAX), "18446744073709.552");
+}
+END_TEST
+
+/* A thread that collects writes when it says so, at a warning, and when a buffer is full: whole lines. */
+START_TEST(test_collect) {
+    start(LOG_LEVEL_INFO, LOG_FORMAT_TEXT);
+    log_collect(true);
+    log_info("one", NULL);
+    log_info("two", NULL);
+    ck_assert_str_eq(written(), "");
+    log_flush();
+    const char *text = after_time();
+    ck_assert_ptr_eq(strstr(text, "info  one\n"), text);
+    ck_assert_ptr_nonnull(strstr(text, "info  two\n"));
+    log_flush();
+    ck_assert_str_eq(written(), "");
+    log_info("three", NULL);
+    log_warn("four", NULL);
+    text = after_time();
+    ck_assert(strstr(text, "three") && strstr(text, "four") > strstr(text, "three"));
+    size_t lines = 0;
+    for (int i = 0; i < 300; i++) {
+        log_info("line", "n", log_int(1000 + i), NULL);
+        text = written();
+        size_t n = strlen(text);
+        ck_assert_uint_le(n, PIPE_BUF);
+        ck_assert(n == 0 || text[n - 1] == '\n');
+        for (; *text; text++)
+            lines += *text == '\n';
+    }
+    ck_assert_uint_gt(lines, 0);
+    ck_assert_uint_lt(lines, 300);
+    log_collect(false);
+    for (text = written(); *text; text++)
+        lines += *text == '\n';
+    ck_assert_uint_eq(lines, 300);
+    log_info("at once", NULL);
+    ck_assert_str_eq(after_time(), "info  at once\n");
 }
 END_TEST
 
@@ -175,5 +225,5 @@ START_TEST(test_threads) {
 }
 END_TEST
 
-RUN_SUITE("log", test_text, test_levels, test_json, test_long_lines, test_log_int,
-          test_errno_kept_and_failure_harmless, test_threads)
+RUN_SUITE("log", test_text, test_levels, test_json, test_long_lines, test_log_int, test_log_milliseconds,
+          test_collect, test_errno_kept_and_failure_harmless, test_threads)

@@ -54,21 +54,8 @@ void *exchange_new(struct loop *loop, const char *target, struct MHD_Connection 
     x->next = loop->exchanges;
     if (x->next) x->next->prev = x;
     loop->exchanges = x;
+    x->motion = MOTION_HEAD;
     return x;
-}
-
-void exchange_wake(struct exchange *x) {
-    if (!x->suspended) return;
-    x->suspended = false;
-    MHD_resume_connection(x->connection);
-    x->loop->run_again = true;
-}
-
-static void suspend(struct exchange *x) {
-    if (x->suspended) return;
-    x->suspended = true;
-    if (x->request.route && x->request.route->kind == ROUTE_STREAM) connection_watch_hangup(x->client);
-    MHD_suspend_connection(x->connection);
 }
 
 static void close_stream(struct exchange *x, bool aborted) {
@@ -108,8 +95,9 @@ void exchange_check_access(struct exchange *x, int64_t now) {
 }
 
 bool exchange_too_slow(struct exchange *x, int64_t now) {
-    bool waits_for_body = (x->stage == STAGE_BODY || x->stage == STAGE_DISCARD) && !x->suspended;
-    bool waits_for_reader = x->stage == STAGE_REPLY && !x->suspended;
+    bool moves = x->motion == MOTION_MOVES;
+    bool waits_for_body = (x->stage == STAGE_BODY || x->stage == STAGE_DISCARD) && moves;
+    bool waits_for_reader = x->stage == STAGE_REPLY && moves;
     if (!waits_for_body && !waits_for_reader) {
         x->progress_at = now;
         x->progress_bytes = 0;
@@ -423,7 +411,7 @@ static enum MHD_Result take_body(struct exchange *x, const char *data, size_t *s
         x->progress_bytes += taken;
         *size = n - taken;
         if (x->doomed) return MHD_NO;
-        if (taken < n && !x->body_paused && x->stage == STAGE_BODY) suspend(x);
+        if (taken < n && !x->body_paused && x->stage == STAGE_BODY) exchange_suspend(x);
         return MHD_YES;
     }
     if (hold_body(x, n, &err)) {
@@ -539,6 +527,7 @@ enum MHD_Result exchange_handle(struct loop *loop, struct MHD_Connection *connec
     if (!x || x->doomed) return MHD_NO;
     if (x->stage == STAGE_HEAD) {
         x->client->head_since = 0;
+        exchange_set_motion(x, MOTION_MOVES);
         begin(x, method, version);
         /* libmicrohttpd answers before the body only from this first call, and closes then. */
         bool at_once =
@@ -547,7 +536,7 @@ enum MHD_Result exchange_handle(struct loop *loop, struct MHD_Connection *connec
         return MHD_YES;
     }
     if (x->stage == STAGE_AUTH) {
-        suspend(x); /* nothing is taken until the caller is known */
+        exchange_suspend(x); /* nothing is taken until the caller is known */
         return MHD_YES;
     }
     if (inbound_refusal(&x->client->inbound, x->number) && !end_malformed(x)) return MHD_NO;
@@ -556,7 +545,10 @@ enum MHD_Result exchange_handle(struct loop *loop, struct MHD_Connection *connec
     if (x->doomed) return MHD_NO;
     /* While a worker has it, nothing but the stage may be looked at. */
     if (x->stage != STAGE_WORKER && x->stage != STAGE_REPLY && x->response) return reply_queue(x);
-    if (x->stage != STAGE_REPLY) suspend(x);
+    if (x->stage == STAGE_WAIT)
+        exchange_wait(x);
+    else if (x->stage != STAGE_REPLY)
+        exchange_suspend(x);
     return MHD_YES;
 }
 
@@ -577,6 +569,7 @@ static void log_access(struct exchange *x) {
 void exchange_completed(struct exchange *x, bool ok) {
     struct request *r = &x->request;
     verification_abandon(x);
+    exchange_set_motion(x, MOTION_OVER);
     close_stream(x, !ok || x->out_aborted);
     if (r->router && x->status && !x->upgrade)
         metrics_count(r->router->metrics, r->route, x->status, uv_hrtime() - x->started_ns);

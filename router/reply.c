@@ -187,9 +187,7 @@ static ssize_t read_ring(void *ctx, uint64_t pos, char *out, size_t max) {
     }
     if (ring->len == 0) {
         if (x->out_ended) return MHD_CONTENT_READER_END_OF_STREAM;
-        x->suspended = true;
-        connection_watch_hangup(x->client);
-        MHD_suspend_connection(x->connection);
+        exchange_wait(x);
         return 0;
     }
     size_t n = STREAM_BUFFER_SIZE - ring->start;
@@ -273,6 +271,7 @@ static void on_upgraded(void *ctx, struct MHD_Connection *connection, void *stat
     connection_unwatch_hangup(x->client);
     x->upgrade = handle;
     x->stage = STAGE_UPGRADED;
+    exchange_set_motion(x, MOTION_OVER);
     metrics_count(r->router->metrics, r->route, x->status, uv_hrtime() - x->started_ns);
     int copy = x->doomed || !r->stream ? -1 : fcntl(fd, F_DUPFD_CLOEXEC, 0);
     if (copy < 0)

@@ -26,6 +26,7 @@
 #define CONNECTIONS_PER_LOOP    10000
 #define HEAD_TIMEOUT_MS         5000
 #define SWEEP_MS                1000
+#define WAITING_MS              5 /* most handlers have gone on by then */
 #define DRAIN_MS                30000
 #define LEFT_OVER_MS            6000 /* for what streams still do after they were closed */
 
@@ -168,18 +169,29 @@ __attribute__((format(printf, 2, 0))) static void on_library_log(void *ctx, cons
 
 /* ---- Driving libmicrohttpd from libuv ---- */
 
-static void run_daemons(struct loop *loop) {
-    uint64_t wait = UINT64_MAX;
-    loop->run_again = false;
-    for (int i = 0; i < loop->listener_count; i++) {
-        struct MHD_Daemon *daemon = loop->listeners[i].daemon;
-        MHD_UNSIGNED_LONG_LONG timeout;
-        int rounds = 0;
-        do {
-            MHD_run(daemon);
-        } while (MHD_get_timeout(daemon, &timeout) == MHD_YES && timeout == 0 && ++rounds < 16);
-        if (MHD_get_timeout(daemon, &timeout) == MHD_YES && timeout < wait) wait = timeout;
+/* Runs it until it waits for the network; *wait, when true, is the time in ms after which it must be run
+ * again. While exchanges wait for their handlers it says "at once" in any case, which counts only as long as
+ * another one moves. */
+static bool run_daemon(struct loop *loop, struct MHD_Daemon *daemon, uint64_t *wait) {
+    MHD_UNSIGNED_LONG_LONG timeout;
+    for (int rounds = 1;; rounds++) {
+        MHD_run(daemon);
+        if (loop->waiting_count > 0 && loop->moving == 0) return false;
+        if (MHD_get_timeout(daemon, &timeout) != MHD_YES) return false;
+        if (timeout > 0 || rounds == 16) break;
+        /* An answer that the client takes at once needs two runs. */
+        if (rounds == 3) loop_suspend_waiting(loop, 0);
     }
+    *wait = timeout;
+    return true;
+}
+
+static void run_daemons(struct loop *loop) {
+    uint64_t wait = UINT64_MAX, one;
+    loop->run_again = false;
+    for (int i = 0; i < loop->listener_count; i++)
+        if (run_daemon(loop, loop->listeners[i].daemon, &one) && one < wait) wait = one;
+    if (loop->waiting_count > 0 && wait > WAITING_MS) wait = WAITING_MS;
     if (wait != UINT64_MAX || loop->run_again) {
         uint64_t due = loop->run_again ? 0 : wait;
         if (!uv_is_active((uv_handle_t *)&loop->timer) || uv_timer_get_due_in(&loop->timer) > due)
@@ -219,6 +231,7 @@ static void on_daemon_ready(uv_poll_t *poll, int status, int events) {
 }
 
 static void on_timer(uv_timer_t *timer) {
+    loop_suspend_waiting(timer->data, WAITING_MS);
     run_daemons(timer->data);
 }
 

@@ -46,6 +46,15 @@ enum exchange_stage {
     STAGE_UPGRADED /* the handler has the connection */
 };
 
+/* What libmicrohttpd does with an exchange: router/waiting.c. */
+enum exchange_motion {
+    MOTION_HEAD,      /* its head arrives: nothing to do but to wait for the network */
+    MOTION_MOVES,     /* its body arrives, or its answer goes out */
+    MOTION_WAITS,     /* it asks us again in each run */
+    MOTION_SUSPENDED, /* nothing */
+    MOTION_OVER       /* nothing any more: it was upgraded or is complete */
+};
+
 /* A fixed ring of bytes on their way to the client. */
 struct ring {
     char *data; /* STREAM_BUFFER_SIZE, allocated when a stream begins */
@@ -67,7 +76,10 @@ struct exchange {
     uint64_t body_seen;
     size_t body_limit;
     size_t body_held; /* of the budget for large bodies */
-    bool suspended, doomed, body_paused, in_callback, body_done;
+    enum exchange_motion motion;
+    struct exchange *waiting_prev, *waiting_next; /* while MOTION_WAITS: oldest first */
+    uint64_t waiting_since;                       /* uv_now() */
+    bool doomed, body_paused, in_callback, body_done;
     /* the answer */
     struct MHD_Response *response;
     int status;
@@ -115,7 +127,10 @@ struct loop {
     int verifications_count, verifications_running;
     bool draining, stopped;
     int64_t drain_deadline;
-    bool run_again;           /* a resumed connection waits for the daemon to be run */
+    unsigned moving; /* exchanges that are MOTION_MOVES */
+    struct exchange *waiting, *waiting_last;
+    unsigned waiting_count;
+    bool run_again;           /* a connection that goes on waits for the daemon to be run */
     uv_prepare_t before_wait; /* both look at run_again */
     uv_check_t after_wait;
     unsigned char random[512]; /* for request ids */
@@ -129,12 +144,22 @@ enum MHD_Result exchange_handle(struct loop *loop, struct MHD_Connection *connec
 void exchange_completed(struct exchange *x, bool ok);
 /* The client has gone, or we give it up: tells the handler and closes the connection. */
 void exchange_doom(struct exchange *x);
-/* Lets libmicrohttpd go on with a suspended connection. */
-void exchange_wake(struct exchange *x);
 /* Whether the client has moved fewer bytes than it must (lessons I38, S26). */
 bool exchange_too_slow(struct exchange *x, int64_t now);
 /* Ends a stream whose caller lost access to its sandbox. */
 void exchange_check_access(struct exchange *x, int64_t now);
+
+/* waiting.c */
+/* Nothing is done with the connection until exchange_wake(). Only the loop, or libmicrohttpd's callbacks for
+ * that connection, may call it. */
+void exchange_suspend(struct exchange *x);
+/* The same for what most likely goes on soon. */
+void exchange_wait(struct exchange *x);
+/* Lets libmicrohttpd go on with a connection that waits or is suspended. */
+void exchange_wake(struct exchange *x);
+void exchange_set_motion(struct exchange *x, enum exchange_motion motion);
+/* Suspends those that have waited for so long. Not from within libmicrohttpd's callbacks. */
+void loop_suspend_waiting(struct loop *loop, uint64_t longer_ms);
 
 /* reply.c */
 /* Queues x->response with the standard headers. */

@@ -231,6 +231,7 @@ static enum second_look_need needs_sandbox(struct request *r, struct second_look
 
 struct auth_question *auth_question_sandbox(struct request *r, struct error *err) {
     struct second_look look = {0};
+    if (!r->backend->store->ops->look) return NULL;
     enum second_look_need need = r->sandbox ? needs_forward(r, &look) : needs_sandbox(r, &look);
     if (need == LOOK_REFUSED) {
         error_set(err, 503, "busy",

@@ -39,12 +39,62 @@
 
 static _Atomic int pending_work;
 
+#define SPARE_MAX   64
+#define SPARE_BYTES 1024 /* most that is kept of one buffer */
+
+static void free_memory(struct exchange *x) {
+    buffer_free(&x->target);
+    buffer_free(&x->path);
+    buffer_free(&x->headers);
+    free(x);
+}
+
+/* An empty one. */
+static struct exchange *take_spare(struct loop *loop) {
+    struct exchange *x = loop->spare;
+    if (!x) return xcalloc(1, sizeof *x);
+    loop->spare = x->next;
+    loop->spare_count--;
+    x->next = NULL;
+    return x;
+}
+
+static void keep_buffer(struct buffer *b) {
+    if (b->cap > SPARE_BYTES) buffer_free(b);
+    buffer_clear(b);
+}
+
+/* Everything else of it was freed. */
+static void keep_spare(struct exchange *x) {
+    struct loop *loop = x->loop;
+#ifdef __SANITIZE_ADDRESS__
+    const unsigned most = 0; /* a use of one that is over must be seen */
+#else
+    const unsigned most = SPARE_MAX;
+#endif
+    if (loop->spare_count >= most) {
+        free_memory(x);
+        return;
+    }
+    keep_buffer(&x->target);
+    keep_buffer(&x->path);
+    keep_buffer(&x->headers);
+    *x = (struct exchange){.target = x->target, .path = x->path, .headers = x->headers, .next = loop->spare};
+    loop->spare = x;
+    loop->spare_count++;
+}
+
+void exchange_free_spare(struct loop *loop) {
+    while (loop->spare)
+        free_memory(take_spare(loop));
+}
+
 void *exchange_new(struct loop *loop, const char *target, struct MHD_Connection *connection) {
-    struct exchange *x = xcalloc(1, sizeof *x);
+    struct exchange *x = take_spare(loop);
     x->loop = loop;
     x->connection = connection;
     x->client = connection_of(connection);
-    x->target = xstrdup(target);
+    buffer_append_str(&x->target, target);
     x->number = ++x->client->requests;
     x->started_ns = uv_hrtime();
     x->progress_at = monotonic_ms();
@@ -340,14 +390,14 @@ static void begin(struct exchange *x, const char *method, const char *version) {
     x->stage = STAGE_BODY;
     if (!came_in_properly(x, &err) || !framing_check(x->connection, version, &x->framing, &err)) {
         x->close_after = true;
-        if (target_parse(slice_of(x->target), &x->path, &r->query, NULL))
+        if (target_parse(buffer_slice(&x->target), &x->path, &r->query, NULL))
             r->path = buffer_slice(&x->path); /* for the log */
         refuse(x, &err);
         return;
     }
     r->body_length = x->framing.body_length;
     r->http_1_0 = strcmp(version, "HTTP/1.0") == 0;
-    r->target = slice_of(x->target);
+    r->target = buffer_slice(&x->target);
     if (!method_valid(method, &err) || !target_parse(r->target, &x->path, &r->query, &err)) {
         x->close_after = true; /* who sends this is not to be trusted with what follows */
         refuse(x, &err);
@@ -591,9 +641,6 @@ void exchange_completed(struct exchange *x, bool ok) {
         free(x->query_values[i]);
     free(x->query_values);
     free(x->out.data);
-    free(x->target);
-    buffer_free(&x->path);
     release_body(x);
-    buffer_free(&x->headers);
-    free(x);
+    keep_spare(x);
 }

@@ -65,7 +65,7 @@ static bool bind(struct route_params *params, struct slice name, struct slice ra
     if (extent != THE_REST && decoded.len == 0) return false;
     if (extent == ONE_SEGMENT && memchr(decoded.data, '/', decoded.len)) return false;
     params->name[params->count] = name;
-    params->value[params->count++] = xstrdup(buffer_cstr(&decoded));
+    params->value[params->count++] = buffer_steal(&decoded, NULL);
     return true;
 }
 

@@ -227,7 +227,8 @@ void loop_request_id(struct loop *loop, char out[17]) {
 
 static void on_daemon_ready(uv_poll_t *poll, int status, int events) {
     (void)status, (void)events;
-    run_daemons(poll->data);
+    struct loop *loop = poll->data;
+    loop->run_again = true; /* in on_after_wait(), together with what applications answered */
 }
 
 static void on_timer(uv_timer_t *timer) {
@@ -413,6 +414,7 @@ static void stop_loop(struct loop *loop) {
     uv_run(&loop->uv, UV_RUN_DEFAULT);
     uv_walk(&loop->uv, close_handle, NULL);
     uv_run(&loop->uv, UV_RUN_DEFAULT);
+    exchange_free_spare(loop);
     uv_loop_close(&loop->uv);
     inbound_watch(NULL);
     free(loop->by_fd);

@@ -68,8 +68,8 @@ struct exchange {
     struct connection *client;
     struct MHD_Connection *connection;
     enum exchange_stage stage;
-    char *target;
-    uint64_t number; /* of the connection's requests, from 1 */
+    struct buffer target; /* raw */
+    uint64_t number;      /* of the connection's requests, from 1 */
     struct buffer path;
     struct buffer body;
     struct framing framing;
@@ -122,6 +122,8 @@ struct loop {
     struct connection **by_fd; /* by_fd_room of them */
     size_t by_fd_room;
     struct exchange *exchanges;
+    struct exchange *spare; /* used ones, linked by `next`: their memory and small buffers are used again */
+    unsigned spare_count;
     struct upstream_pool *upstreams;
     struct verification *verifications_waiting, *verifications_last; /* router/verification.c */
     int verifications_count, verifications_running;
@@ -142,6 +144,8 @@ void *exchange_new(struct loop *loop, const char *target, struct MHD_Connection 
 enum MHD_Result exchange_handle(struct loop *loop, struct MHD_Connection *connection, const char *method,
                                 const char *version, const char *data, size_t *size, void **state);
 void exchange_completed(struct exchange *x, bool ok);
+/* Frees what was kept of used ones. */
+void exchange_free_spare(struct loop *loop);
 /* The client has gone, or we give it up: tells the handler and closes the connection. */
 void exchange_doom(struct exchange *x);
 /* Whether the client has moved fewer bytes than it must (lessons I38, S26). */

@@ -133,12 +133,12 @@ static enum bearer_result check(struct bearer *b, struct slice token, struct att
                                 struct error *err) {
     memset(out, 0, sizeof *out);
     if (!b->oidc && !b->reviews) return refuse(err, "it is not a valid API key of this server");
+    a->generation = token_cache_generation(b->accepted);
+    if (token_cache_get(b->accepted, &a->digest, out) == TOKEN_ACCEPTED) return BEARER_OK;
     if (token.len > JWT_MAX || !jwt_shaped(token)) {
         jwt_parse(token, &a->jwt, err);
         return BEARER_REFUSED;
     }
-    a->generation = token_cache_generation(b->accepted);
-    if (token_cache_get(b->accepted, &a->digest, out) == TOKEN_ACCEPTED) return BEARER_OK;
     if (token_cache_get(b->refused, &a->digest, out) == TOKEN_REFUSED)
         return refuse(err, "it was refused a moment ago");
     if (!jwt_parse(token, &a->jwt, err)) return BEARER_REFUSED;

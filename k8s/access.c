@@ -144,7 +144,8 @@ static void on_watch(uv_timer_t *timer) {
 
 /* Whether a pod that went away may be the reason. */
 static bool may_have_reason(const struct error *err) {
-    static const char *const codes[] = {ERR_SANDBOX_UNREACHABLE, "exec_outcome_unknown", "sandbox_not_found"};
+    static const char *const codes[] = {ERR_SANDBOX_UNREACHABLE, "exec_outcome_unknown", "sandbox_not_found",
+                                        "terminal_not_started"};
     for (size_t i = 0; i < sizeof codes / sizeof *codes; i++)
         if (strcmp(err->code, codes[i]) == 0) return true;
     return false;
@@ -208,7 +209,8 @@ static void on_end(void *ctx, const json_t *result) {
     struct way_stream *s = ctx;
     cleanup_error struct error why = {0};
     json_int_t code = json_integer_value(json_object_get(result, "exitCode"));
-    if (s->way != WAY_EXEC || s->op != ACCESS_EXEC || code != KILLED_CODE) {
+    bool runs = s->op == ACCESS_EXEC || s->op == ACCESS_TERMINAL;
+    if (s->way != WAY_EXEC || !runs || code != KILLED_CODE) {
         succeed(s, result);
         return;
     }

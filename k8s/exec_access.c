@@ -2,6 +2,7 @@
 
 #include "common/secret.h"
 #include "k8s/exec_stream.h"
+#include "k8s/exec_terminal.h"
 
 #include <stdio.h>
 
@@ -363,6 +364,8 @@ struct access_stream *exec_access_open(struct k8s_config *config, uv_loop_t *loo
                                                        .on_writable = on_room,
                                                        .on_end = on_end,
                                                        .on_error = on_error};
+    if (op == ACCESS_TERMINAL)
+        return exec_terminal_open(config, loop, place, args, events, ctx, on_gone, owner, err);
     const struct exec_row *row = row_of(op, args);
     if (!row) {
         error_set(err, 501, "not_implemented", "this needs agenttier-runtime in the sandbox");
@@ -407,8 +410,4 @@ struct access_stream *exec_access_open(struct k8s_config *config, uv_loop_t *loo
     s->on_gone = on_gone;
     s->owner = owner;
     return &s->base;
-}
-
-void exec_access_abort(struct access_stream *stream, const struct error *err) {
-    exec_fail(stream_of(stream), err);
 }

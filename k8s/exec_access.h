@@ -7,12 +7,9 @@
 #include "k8s/pod_place.h"
 
 /* As access_open. `on_gone(owner)` is called once, when the stream is over, for whoever counts
- * them: at the latest when it is closed, but for a command that is closed before it began, which goes on
- * until it can be ended. Not when NULL is returned. */
+ * them: at the latest when it is closed, but for a command that is closed before it began and for a
+ * terminal, which go on until they can be ended. Not when NULL is returned. */
 struct access_stream *exec_access_open(struct k8s_config *config, uv_loop_t *loop,
                                        const struct pod_place *place, enum access_op op, const json_t *args,
                                        const struct access_events *events, void *ctx, void (*on_gone)(void *),
                                        void *owner, struct error *err);
-/* The stream fails now with `err` (its pod is gone), unless it is over. For streams of
- * exec_access_open only. */
-void exec_access_abort(struct access_stream *stream, const struct error *err);

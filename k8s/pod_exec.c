@@ -27,6 +27,8 @@ struct pod_exec {
     struct exec_channels channels;
     bool open, v5, finish, finish_sent, over, closed, told_status;
     bool wants_room, paused;
+    int columns, rows;
+    bool resize_due; /* the last size was not taken yet */
 };
 
 static void on_linger_closed(uv_handle_t *handle) {
@@ -73,6 +75,13 @@ static void send_finish(struct pod_exec *e) {
     e->finish_sent = websocket_send(e->socket, EXEC_CHANNEL_CLOSE, &stdin_channel, 1);
 }
 
+static void send_resize(struct pod_exec *e) {
+    char size[64];
+    if (!e->resize_due || !e->open || !e->socket) return;
+    int n = snprintf(size, sizeof size, "{\"Width\":%d,\"Height\":%d}", e->columns, e->rows);
+    e->resize_due = !websocket_send(e->socket, EXEC_CHANNEL_RESIZE, size, (size_t)n);
+}
+
 static void on_open(void *ctx, int protocol) {
     struct pod_exec *e = ctx;
     e->open = true;
@@ -81,6 +90,7 @@ static void on_open(void *ctx, int protocol) {
     if (e->paused) websocket_pause(e->socket);
     if (e->events.on_open) e->events.on_open(e->ctx, e->v5);
     if (e->over || e->closed) return;
+    send_resize(e);
     send_finish(e);
     if (e->wants_room) {
         e->wants_room = false;
@@ -103,6 +113,7 @@ static void on_piece(void *ctx, struct slice piece, bool last) {
 
 static void on_room(void *ctx) {
     struct pod_exec *e = ctx;
+    send_resize(e);
     send_finish(e);
     if (e->wants_room && !e->finish) {
         e->wants_room = false;
@@ -230,10 +241,11 @@ void pod_exec_finish(struct pod_exec *e) {
 }
 
 void pod_exec_resize(struct pod_exec *e, int columns, int rows) {
-    char size[64];
-    if (e->over || !e->open) return;
-    int n = snprintf(size, sizeof size, "{\"Width\":%d,\"Height\":%d}", columns, rows);
-    websocket_send(e->socket, EXEC_CHANNEL_RESIZE, size, (size_t)n);
+    if (e->over) return;
+    e->columns = columns;
+    e->rows = rows;
+    e->resize_due = true;
+    send_resize(e);
 }
 
 void pod_exec_pause(struct pod_exec *e) {

@@ -37,7 +37,8 @@ struct pod_exec *pod_exec_open(struct k8s_config *config, uv_loop_t *loop,
 size_t pod_exec_write(struct pod_exec *e, const char *data,
                       size_t len);        /* less than len: on_writable follows */
 void pod_exec_finish(struct pod_exec *e); /* end of stdin (v5) */
-void pod_exec_resize(struct pod_exec *e, int columns, int rows);
+void pod_exec_resize(struct pod_exec *e, int columns,
+                     int rows); /* at any time; of those that could not be sent yet, the last counts */
 void pod_exec_pause(struct pod_exec *e);
 void pod_exec_resume(struct pod_exec *e);
 void pod_exec_close(

@@ -1,11 +1,13 @@
 /* One operation of backend/access.h over pods/exec, for tests: content from standard input, data of channel 1
  * to standard output, of channel 2 to standard error, everything else as JSON lines to descriptor 3.
- *   access_driver KUBECONFIG NAMESPACE POD OP ARGS [close-after-ms [read-rate bytes/s]] */
+ *   access_driver KUBECONFIG NAMESPACE POD OP ARGS [close-after-ms [read-rate bytes/s]]
+ * SIGUSR1 makes a terminal's window 100 by 44, SIGUSR2 closes the stream. */
 #include "common/json.h"
 #include "k8s/exec_access.h"
 
 #include <errno.h>
 #include <poll.h>
+#include <signal.h>
 #include <stdio.h>
 
 #define IN_SIZE 60000
@@ -15,6 +17,7 @@ static struct driver {
     struct access_stream *stream;
     struct k8s_config *config;
     uv_timer_t closer, reader, feeder;
+    uv_signal_t resizer, ender;
     char in[IN_SIZE];
     size_t in_len, in_sent, rate;
     bool eof, gone;
@@ -33,6 +36,8 @@ static void end(int status) {
     uv_close((uv_handle_t *)&d.closer, NULL);
     uv_close((uv_handle_t *)&d.reader, NULL);
     uv_close((uv_handle_t *)&d.feeder, NULL);
+    uv_close((uv_handle_t *)&d.resizer, NULL);
+    uv_close((uv_handle_t *)&d.ender, NULL);
 }
 
 static void write_all(int fd, const char *data, size_t len) {
@@ -117,14 +122,24 @@ static void on_close_time(uv_timer_t *timer) {
     end(0);
 }
 
+static void on_signal(uv_signal_t *handle, int number) {
+    (void)handle;
+    if (!d.stream) return;
+    if (number == SIGUSR1)
+        access_resize(d.stream, 100, 44);
+    else
+        on_close_time(NULL);
+}
+
 static void on_gone(void *owner) {
     (void)owner;
     d.gone = true;
 }
 
 static int op_of(const char *name) {
-    static const char *const names[] = {"exec",  "attach", "kill",   "stat",         "list",         "read",
-                                        "write", "mkdir",  "remove", "archive_read", "archive_write"};
+    static const char *const names[] = {"exec",          "attach", "kill",    "stat",   "list",
+                                        "read",          "write",  "mkdir",   "remove", "archive_read",
+                                        "archive_write", "dial",   "terminal"};
     for (int i = 0; i < (int)(sizeof names / sizeof *names); i++)
         if (strcmp(names[i], name) == 0) return i;
     exit(2);
@@ -152,6 +167,10 @@ int main(int argc, char **argv) {
     uv_timer_init(&d.loop, &d.closer);
     uv_timer_init(&d.loop, &d.reader);
     uv_timer_init(&d.loop, &d.feeder);
+    uv_signal_init(&d.loop, &d.resizer);
+    uv_signal_init(&d.loop, &d.ender);
+    uv_signal_start(&d.resizer, on_signal, SIGUSR1);
+    uv_signal_start(&d.ender, on_signal, SIGUSR2);
     if (argc > 6 && atoi(argv[6]) > 0) uv_timer_start(&d.closer, on_close_time, (uint64_t)atoi(argv[6]), 0);
     if (argc > 7) d.rate = (size_t)atoll(argv[7]);
     int op = op_of(argv[4]);
@@ -159,7 +178,7 @@ int main(int argc, char **argv) {
                                 NULL, &err);
     if (!d.stream) {
         on_error(NULL, &err);
-    } else if (op == ACCESS_WRITE || op == ACCESS_ARCHIVE_WRITE ||
+    } else if (op == ACCESS_WRITE || op == ACCESS_ARCHIVE_WRITE || op == ACCESS_TERMINAL ||
                json_is_true(json_object_get(args, "stdin"))) {
         feed(NULL);
     }

@@ -1,17 +1,22 @@
 """pods/exec of an apiserver, enough of it to be believed: TLS, the upgrade, v5 and v4 channels. Commands really
 run, with a shell of the test's choice, and as in a cluster nothing but the command itself ends it: a stream that
-is closed leaves it running. `faults` makes it delay, cut, lie and stay silent.
+is closed leaves it running, and one on a terminal never hears of it. `faults` makes it delay, cut, lie and stay silent;
+those in faults["tty"] are of terminals only, those in faults["guard"] of everything else.
 
 FakeExec.handle() takes over a connection whose request head was read, so another fake can lend it its port."""
 import base64
+import contextlib
+import fcntl
 import hashlib
 import json
 import os
 import select
+import shutil
 import socket
 import ssl
 import struct
 import subprocess
+import termios
 import threading
 import time
 import urllib.parse
@@ -105,6 +110,8 @@ class FakeExec:
         self.faults = {}
         self.protocols = ["v5.channel.k8s.io", "v4.channel.k8s.io"]
         self.requests = []
+        self.sizes = []  # of terminals, as they came
+        self.masters = []
         self.processes = []
         self.sockets = []
         self.tls = None
@@ -116,16 +123,22 @@ class FakeExec:
             self.cert, self.key = make_certificate(self.directory)
             self.tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
             self.tls.load_cert_chain(self.cert, self.key)
-        threading.Thread(target=self._accept, daemon=True).start()
+        self.acceptor = threading.Thread(target=self._accept, daemon=True)
+        self.acceptor.start()
 
     def close(self):
         if hasattr(self, "listener"):
+            with contextlib.suppress(OSError):
+                self.listener.shutdown(socket.SHUT_RDWR)  # wakes who accepts: its descriptor may soon be another's
+            self.acceptor.join(10)
             self.listener.close()
         for process in self.processes:
             try:
                 os.killpg(process.pid, 9)
             except OSError:
                 pass
+        for master in self.masters:
+            os.close(master)
 
     def kubeconfig(self):
         """Path of a kubeconfig for this server."""
@@ -178,7 +191,9 @@ current-context: fake
 
     def handle(self, conn, method, headers, target):
         self.requests.append((method, target, headers))
+        query = urllib.parse.parse_qs(urllib.parse.urlsplit(target).query, keep_blank_values=True)
         fault = dict(self.faults)
+        fault.update(fault.get("tty" if query.get("tty") == ["true"] else "guard", {}))
         if self.token and headers.get("authorization") != "Bearer " + self.token:
             return self._refuse(conn, 401, '{"kind":"Status","message":"Unauthorized"}')
         if "refuse" in fault:
@@ -200,7 +215,6 @@ current-context: fake
                       f"Sec-WebSocket-Accept: {accept}\r\nSec-WebSocket-Protocol: {chosen}\r\n\r\n").encode())
         web = Socket(conn, fault)
         self.sockets.append(web)
-        query = urllib.parse.parse_qs(urllib.parse.urlsplit(target).query, keep_blank_values=True)
         return self._run(web, query, chosen.startswith("v5"), fault)
 
     @staticmethod
@@ -226,6 +240,9 @@ current-context: fake
             web.send(message)
         if fault.get("text_message"):
             web.send(b"\x01hello", 1)
+        if fault.get("end"):
+            web.send(struct.pack(">H", 1000), 8)
+            return None
         if fault.get("stall"):
             while True:  # reads and answers nothing
                 time.sleep(1)
@@ -235,6 +252,8 @@ current-context: fake
         own = {k: v for k, v in os.environ.items() if not k.startswith("AGENTTIER_")}
         env = dict(own, HOME="/", **({"PATH": self.path} if self.path else {}))
         env.update(fault.get("env", {}))
+        if query.get("tty") == ["true"]:
+            return self._run_on_terminal(web, argv, {**env, "TERM": "xterm"}, fault)
         stdin = query.get("stdin") == ["true"]
         process = subprocess.Popen(argv, stdin=subprocess.PIPE if stdin else subprocess.DEVNULL,
                                    stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True,
@@ -313,6 +332,53 @@ current-context: fake
                 gone.wait(60)  # closed with something unread it would take back what was sent
             if fault.get("never_close"):
                 time.sleep(30)
+            web.send(struct.pack(">H", 1000), 8)
+            web.conn.settimeout(1)
+            select.select([web.conn], [], [], 0.2)
+        except OSError:
+            pass
+
+    def _run_on_terminal(self, web, argv, env, fault):
+        master, slave = os.openpty()
+        self.masters.append(master)  # held open as by a container runtime: no hangup comes
+        prefix = [shutil.which("env"), "--default-signal=HUP", shutil.which("setsid"), "--ctty"]
+        process = subprocess.Popen([*prefix, *argv], stdin=slave, stdout=slave, stderr=slave, cwd="/", env=env)
+        os.close(slave)
+        self.processes.append(process)
+
+        def feed():
+            try:
+                while True:
+                    message = web.message()
+                    if message[:1] == b"\x00":
+                        data = message[1:]
+                        while data:
+                            data = data[os.write(master, data):]
+                    elif message[:1] == b"\x04":
+                        size = json.loads(message[1:])
+                        self.sizes.append((size["Width"], size["Height"]))
+                        fcntl.ioctl(master, termios.TIOCSWINSZ, struct.pack("HHHH", size["Height"], size["Width"], 0, 0))
+            except (EOFError, OSError, ValueError):
+                pass
+
+        threading.Thread(target=feed, daemon=True).start()
+        sent = 0
+        try:
+            while True:
+                piece = os.read(master, fault.get("piece", 32768))
+                if "cut_after" in fault and sent + len(piece) > fault["cut_after"]:
+                    web.conn.shutdown(socket.SHUT_RDWR)
+                    break
+                web.send(b"\x01" + piece)
+                sent += len(piece)
+        except OSError:
+            pass  # the last process has closed it, or nobody listens
+        code = process.wait()
+        try:
+            if fault.get("no_status"):
+                web.conn.shutdown(socket.SHUT_RDWR)
+                return
+            web.send(b"\x03" + fault.get("status", status_of(code)))
             web.send(struct.pack(">H", 1000), 8)
             web.conn.settimeout(1)
             select.select([web.conn], [], [], 0.2)

@@ -40,6 +40,9 @@ struct backend {
                          struct token_review *out, struct error *);
     /* Appends counters of the backend's own in the Prometheus text format; NULL: there are none. */
     void (*metrics)(struct backend *, struct buffer *out);
+    /* The program ends, and all requests are done: what still waits for an answer waits no longer than two
+     * seconds. NULL: nothing waits. */
+    void (*hurry)(struct backend *);
     /* Stops threads and frees everything; sandboxes go on running. */
     void (*close)(struct backend *);
 };

@@ -150,7 +150,12 @@ static bool open_all(struct program *p, struct error *err) {
     return p->metrics != NULL;
 }
 
+/* What waits for an answer of the apiserver has five seconds: to end work in order, and give the lease back.
+ */
+#define STOP_MS 5000
+
 static void close_all(struct program *p) {
+    if (p->client) k8s_client_stop_in(p->client, STOP_MS);
     probes_stop(p->metrics);
     lease_stop(p->lease);
     controller_stop(p->controller);

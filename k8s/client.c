@@ -31,6 +31,7 @@ struct k8s_client {
     bool stopping, refused; /* under `lock` */
     _Atomic uint64_t calls, failures;
     _Atomic int64_t unanswered_at; /* 0: never */
+    _Atomic int64_t stop_at;       /* likewise */
 };
 
 /* ---- handles ---- */
@@ -118,6 +119,10 @@ struct k8s_client *k8s_client_new(struct k8s_config *config, struct error *err) 
     return NULL;
 }
 
+void k8s_client_stop_in(struct k8s_client *client, int64_t ms) {
+    atomic_store(&client->stop_at, monotonic_ms() + ms);
+}
+
 void k8s_client_free(struct k8s_client *client) {
     if (!client) return;
     pthread_mutex_lock(&client->lock);
@@ -188,6 +193,13 @@ static size_t on_data(char *data, size_t size, size_t count, void *ctx) {
     return buffer_append(&call->answer, data, size * count) ? size * count : 0;
 }
 
+/* libcurl asks at least once a second. */
+static int on_progress(void *ctx, curl_off_t a, curl_off_t b, curl_off_t c, curl_off_t d) {
+    const struct k8s_client *client = ctx;
+    int64_t at = atomic_load_explicit(&client->stop_at, memory_order_relaxed);
+    return at && monotonic_ms() >= at;
+}
+
 /* One exchange. False: no answer; call->why says why. */
 static bool exchange(struct k8s_client *client, struct call *call) {
     struct transfer *t = take_handle(client);
@@ -202,6 +214,9 @@ static bool exchange(struct k8s_client *client, struct call *call) {
     curl_easy_setopt(t->easy, CURLOPT_TIMEOUT_MS, (long)K8S_CALL_TIMEOUT_MS);
     curl_easy_setopt(t->easy, CURLOPT_WRITEFUNCTION, on_data);
     curl_easy_setopt(t->easy, CURLOPT_WRITEDATA, call);
+    curl_easy_setopt(t->easy, CURLOPT_XFERINFOFUNCTION, on_progress);
+    curl_easy_setopt(t->easy, CURLOPT_XFERINFODATA, client);
+    curl_easy_setopt(t->easy, CURLOPT_NOPROGRESS, 0L);
     if (call->body) {
         call->sent = 0;
         curl_easy_setopt(t->easy, CURLOPT_POST, 1L);
@@ -214,7 +229,8 @@ static bool exchange(struct k8s_client *client, struct call *call) {
     call->status = t->status;
     call->retry_after = t->retry_after;
     snprintf(call->why, sizeof call->why, "%s",
-             code == CURLE_WRITE_ERROR ? "its answer is above 16 MiB"
+             code == CURLE_ABORTED_BY_CALLBACK ? "this program ends"
+             : code == CURLE_WRITE_ERROR       ? "its answer is above 16 MiB"
              : code == CURLE_SEND_FAIL_REWIND
                  ? "the connection was closed before the answer; it may have been done"
                  : transfer_why(t, code));

@@ -12,6 +12,8 @@ struct k8s_client;
 /* Starts a thread that refreshes the credentials. `config` is borrowed. */
 struct k8s_client *k8s_client_new(struct k8s_config *config, struct error *err);
 void k8s_client_free(struct k8s_client *client);
+/* The program ends: calls that are not answered within `ms` from now fail, whatever their deadline. */
+void k8s_client_stop_in(struct k8s_client *client, int64_t ms);
 struct k8s_config *k8s_client_config(struct k8s_client *client);
 /* Somebody else's request was answered 401: the credentials are refreshed soon, on the client's thread. */
 void k8s_client_refused(struct k8s_client *client);

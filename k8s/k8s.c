@@ -40,6 +40,12 @@ static void close_backend(struct backend *backend) {
     free(k);
 }
 
+#define HURRY_MS 2000
+
+static void hurry(struct backend *backend) {
+    k8s_client_stop_in(((struct k8s_backend *)backend)->client, HURRY_MS);
+}
+
 /* What the Router reads. */
 static size_t make_rows(const struct k8s_options *o, struct k8s_watch rows[MAX_ROWS]) {
     const char *home = o->install_namespace;
@@ -183,6 +189,7 @@ static struct backend *opened(const struct k8s_options *options,
     struct k8s_backend *k = xcalloc(1, sizeof *k);
     k->backend.name = "kubernetes";
     k->backend.close = close_backend;
+    k->backend.hurry = hurry;
     k->backend.review_token = review;
     k->backend.metrics = metrics;
     if (open(k, options, err)) return &k->backend;

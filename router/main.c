@@ -116,6 +116,7 @@ static int serve(const struct config *config) {
                      NULL);
         wait_for_signal(&signals);
         server_drain_and_stop(server);
+        if (backend->hurry) backend->hurry(backend);
         log_info("stopped; sandboxes go on running", NULL);
     } else {
         status = fail(&err, err.status == 400 ? 2 : 1);

@@ -368,6 +368,21 @@ def test_W1_killed_between_stopped_and_the_pods_removal(api, kubelet):
         assert "AutoRestarted" not in reasons(api, "box")
 
 
+@pytest.mark.parametrize("flag, hangs", [("--leader-elect=false", "/status"), ("--leader-elect=true", "/leases")])
+def test_sigterm_ends_it_within_its_grace_although_the_apiserver_hangs(api, kubelet, flag, hangs):
+    """The chart gives it 15 s; a call has 30."""
+    with Controller(api, flag) as started:
+        if "leases" in hangs:
+            wait_for(started.leads, 10, what="a leader")
+        api.on("*", hangs, hang())
+        before = len(api.asked("*", hangs))
+        make(api, "box")
+        wait_for(lambda: len(api.asked("*", hangs)) > before, 20, what="a call that hangs")
+        asked = time.monotonic()
+        assert started.stop() == 0
+        assert time.monotonic() - asked < 14
+
+
 def test_sigterm_ends_it_soon_and_leaves_sandboxes_alone(api, controller):
     make(api, "box")
     reach(api, "box", "Running")

@@ -602,6 +602,15 @@ def test_I37_an_apiserver_that_starts_with_the_router_makes_no_permission_missin
         assert "lacks a permission" not in router.log.read_text()
 
 
+def test_a_check_of_permissions_that_hangs_does_not_keep_the_router_from_ending(api):
+    api.on("POST", "selfsubjectaccessreviews", hang())
+    with ClusterRouter(api) as router:
+        wait_for(lambda: api.asked("POST", "selfsubjectaccessreviews"), 10, what="the question")
+        asked = time.monotonic()
+        assert router.terminate() == 0
+        assert time.monotonic() - asked < 20  # a call has 30 s
+
+
 def test_a_kind_that_may_not_be_listed_keeps_the_router_unready_and_is_named(api):
     api.forbidden.add(("list", "sandboxes"))
     with ClusterRouter(api, ready=False) as router:

@@ -14,6 +14,7 @@
 #include <stdio.h>
 #include <string.h>
 #include <sys/file.h>
+#include <sys/fsuid.h>
 #include <sys/mman.h>
 #include <sys/mount.h>
 #include <sys/prctl.h>
@@ -32,6 +33,7 @@
 #define STAGE_WORK    STAGE "/workspace"
 #define STAGE_RUNTIME STAGE "/runtime"
 #define STAGE_ROOT    STAGE "/root"
+#define FD_PATH       32
 
 /* Descriptors of bubblewrap, in this order from 0 on. */
 enum {
@@ -107,6 +109,39 @@ static bool bind_at(const char *source, const char *place, bool directory) {
     return mount(source, place, NULL, MS_BIND, NULL) == 0;
 }
 
+/* "/proc/self/fd/N" */
+static void path_of_fd(int fd, char out[FD_PATH]) {
+    static const char prefix[] = "/proc/self/fd/";
+    memcpy(out, prefix, sizeof prefix);
+    char *end = out + sizeof prefix - 1;
+    for (int unit = 1000000000; unit > 0; unit /= 10)
+        if (fd >= unit || unit == 1) *end++ = (char)('0' + fd / unit % 10);
+    *end = '\0';
+}
+
+/* The host's directories that the sandbox's /etc shows, put into it here: bubblewrap reads all mounts again
+ * for each that it is asked for, and makes all in one read-only just as well. They are opened as the
+ * sandbox's user would, so that nothing is shown that it could not reach. */
+static void stage_shown(const struct child *c) {
+    int etc = open("/etc", O_PATH | O_DIRECTORY | O_CLOEXEC);
+    if (etc < 0 || chdir(STAGE_ROOT) != 0) give_up(c, STEP_STAGE);
+    for (char *const *name = c->plan->etc_shown; *name; name++) {
+        char source[FD_PATH];
+        setfsgid((gid_t)c->plan->host_uid);
+        setfsuid(c->plan->host_uid);
+        int fd = openat(etc, *name, O_PATH | O_DIRECTORY | O_CLOEXEC);
+        int failed = errno;
+        setfsuid(0);
+        setfsgid(0);
+        errno = failed;
+        if (fd < 0 && (errno == ENOENT || errno == ENOTDIR)) continue; /* it went since the Router's start */
+        if (fd < 0) give_up(c, STEP_STAGE);
+        path_of_fd(fd, source);
+        if (mount(source, *name, NULL, MS_BIND | MS_REC, NULL) != 0) give_up(c, STEP_STAGE);
+        close(fd);
+    }
+}
+
 /* The sandbox's user may not walk the state directory, and the directories above it may be closed to
  * all but root. So what it needs is mounted where it can walk, in a mount namespace that only
  * bubblewrap ever sees. */
@@ -118,21 +153,17 @@ static void stage(const struct child *c) {
     const char *root = p->root ? p->root : p->etc;
     const char *sources[] = {p->workspace, p->runtime, root};
     static const char *const places[] = {STAGE_WORK, STAGE_RUNTIME, STAGE_ROOT};
-    char paths[3][32];
+    char paths[3][FD_PATH];
     for (int i = 0; i < 3; i++) {
         int fd = open(sources[i], O_PATH | O_CLOEXEC);
-        if (fd < 0 || fd > 99999) give_up(c, STEP_STAGE);
-        static const char prefix[] = "/proc/self/fd/";
-        memcpy(paths[i], prefix, sizeof prefix);
-        char *end = paths[i] + sizeof prefix - 1;
-        for (int unit = 10000; unit > 0; unit /= 10)
-            if (fd >= unit || unit == 1) *end++ = (char)('0' + fd / unit % 10);
-        *end = '\0';
+        if (fd < 0) give_up(c, STEP_STAGE);
+        path_of_fd(fd, paths[i]);
     }
     if (mount("tmpfs", STAGE, "tmpfs", MS_NOSUID | MS_NODEV, "mode=0755,size=65536") != 0)
         give_up(c, STEP_STAGE);
     for (int i = 0; i < 3; i++)
         if (!bind_at(paths[i], places[i], i != 1)) give_up(c, STEP_STAGE);
+    if (!p->root) stage_shown(c);
 }
 
 static void set_limits(const struct child *c) {
@@ -312,6 +343,7 @@ static bool await(const struct launch_plan *plan, int failed_fd, int info_fd, st
 }
 
 static bool make_args(const struct launch_plan *p, struct buffer *out, struct error *err) {
+    static char *const staged[] = {NULL};
     struct root_entries entries;
     if (!rootfs_entries(p->root ? p->root : "/", !p->root, &entries, err)) return false;
     struct bwrap_plan b = {
@@ -321,7 +353,7 @@ static bool make_args(const struct launch_plan *p, struct buffer *out, struct er
         .root = p->root && p->own_user ? STAGE_ROOT : p->root,
         .etc = p->own_user ? STAGE_ROOT : p->etc,
         .entries = &entries,
-        .etc_shown = p->etc_shown,
+        .etc_shown = p->own_user ? staged : p->etc_shown, /* stage_shown() */
         .mount_path = p->mount_path,
         .working_dir = p->working_dir,
         .env = p->env,

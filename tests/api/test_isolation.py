@@ -68,6 +68,22 @@ for root, dirs, files in os.walk('/'):
     assert result["stdout"] == "" and result["exitCode"] == 0, result
 
 
+def test_what_etc_shows_of_the_machine_is_read_only(pair):
+    a, _ = pair
+    shown = [name for name in ("alternatives", "ssl/certs", "perl", "terminfo") if pathlib.Path("/etc", name).is_dir()]
+    assert shown, "this machine has none of them"
+    mounts = {}
+    for line in a.run("cat /proc/self/mountinfo").splitlines():
+        fields = line.split()
+        mounts[fields[4]] = set(fields[5].split(","))
+    for name in shown:
+        assert mounts[f"/etc/{name}"] >= {"ro", "nosuid", "nodev"}, (name, mounts)
+        listed = set(a.run(f"ls -A /etc/{name}").splitlines())
+        assert listed == set(os.listdir(f"/etc/{name}")), name
+    loose = {place: options for place, options in mounts.items() if place.startswith("/etc") and not options >= {"ro", "nosuid", "nodev"}}
+    assert not loose
+
+
 def test_system_folders_are_read_only(pair):
     a, _ = pair
     for path in ("/usr/x", "/etc/x", "/bin/x", "/lib/x", "/x", "/proc/sys/kernel/core_pattern", "/sys/x", "/usr/bin/python3"):

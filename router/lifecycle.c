@@ -6,7 +6,9 @@
 #include "common/units.h"
 #include "router/handlers.h"
 #include "router/keys.h"
+#include "router/quota.h"
 #include "router/router.h"
+#include "router/sandbox_create.h"
 #include "router/sandbox_lookup.h"
 #include "router/sandbox_view.h"
 
@@ -109,30 +111,34 @@ static bool clear_stop(struct store *store, struct object **o, struct error *err
 }
 
 /* One attempt. 409 conflict: somebody else wrote; look again. */
-static bool try_resume(struct store *store, const struct object *sandbox, struct error *err) {
+static bool try_resume(struct router *router, const struct object *sandbox, struct error *err) {
+    struct store *store = router->backend->store;
     cleanup_object struct object *o = current(store, sandbox, err);
     if (!o) return false;
-    const char *status = sandbox_status(o->json);
-    if (strcmp(status, "Stopped") != 0 && strcmp(status, "Error") != 0) {
+    bool stopped = strcmp(sandbox_status(o->json), "Stopped") == 0;
+    if (!stopped && strcmp(sandbox_status(o->json), "Error") != 0) {
         wrong_phase(err, o, "resume", "Stopped or Error");
         return false;
     }
-    if (!clear_stop(store, &o, err)) return false;
+    char claim[QUOTA_CLAIM_LEN + 1] = "";
+    if (!clear_stop(store, &o, err) || (!stopped && !sandbox_readmit(router, o, claim, err))) return false;
     cleanup_json json_t *patch = json_pack("{s:{s:s, s:s, s:n}}", "status", "phase", "Creating", "message",
                                            "Resuming", "restartCount");
     /* Against the version that was looked at: the phase is still the one that permits it (W-80). */
     struct store_preconditions same = {.uid = o->uid, .resource_version = o->resource_version};
-    return store->ops->patch(store, KIND_SANDBOX, STORE_STATUS, o->namespace, o->name, patch, &same, NULL,
-                             err);
+    bool done =
+        store->ops->patch(store, KIND_SANDBOX, STORE_STATUS, o->namespace, o->name, patch, &same, NULL, err);
+    sandbox_readmitted(router, o, claim, done ? NULL : err);
+    return done;
 }
 
-bool lifecycle_resume(struct store *store, const struct object *sandbox, int64_t deadline_ms,
+bool lifecycle_resume(struct router *router, const struct object *sandbox, int64_t deadline_ms,
                       struct error *err) {
-    if (!wait_for_stop(store, sandbox, deadline_ms, err)) return false;
-    bool done = try_resume(store, sandbox, err);
+    if (!wait_for_stop(router->backend->store, sandbox, deadline_ms, err)) return false;
+    bool done = try_resume(router, sandbox, err);
     for (int i = 1; !done && i < CONFLICT_MAX && strcmp(err->code, ERR_CONFLICT) == 0; i++) {
         error_clear(err);
-        done = try_resume(store, sandbox, err);
+        done = try_resume(router, sandbox, err);
     }
     return done;
 }
@@ -140,7 +146,7 @@ bool lifecycle_resume(struct store *store, const struct object *sandbox, int64_t
 void sandbox_resume(struct request *r) {
     cleanup_error struct error err = {0};
     int64_t deadline = monotonic_ms() + LIFECYCLE_STOP_WAIT_MS;
-    if (lifecycle_resume(r->backend->store, r->sandbox, deadline, &err))
+    if (lifecycle_resume(r->router, r->sandbox, deadline, &err))
         answer(r, "resuming", "sandbox resume requested");
     else
         reply_error(r, &err);

@@ -102,6 +102,40 @@ bool sandbox_admit(struct router *router, const struct identity *caller, const j
                                   : store->ops->create(store, KIND_SANDBOX, full, out, err);
 }
 
+bool sandbox_readmit(struct router *router, const struct object *sandbox, char claim[QUOTA_CLAIM_LEN + 1],
+                     struct error *err) {
+    claim[0] = '\0';
+    cleanup_json json_t *effective = governance_effective(router->governance, sandbox->namespace, err);
+    if (!effective) return false;
+    struct policy policy = policy_view(effective);
+    if (!quota_applies(&policy)) return true;
+    bool agent = strcmp(json_str_at(sandbox->json, "spec.mode"), "agent") == 0;
+    json_t *violations = NULL;
+    if (quota_promise(router->quota, &policy, sandbox->namespace,
+                      json_str_at(sandbox->json, "spec.createdBy.sub"), agent, claim, &violations, err))
+        return true;
+    if (violations) policy_error(err, violations);
+    return false;
+}
+
+void sandbox_readmitted(struct router *router, const struct object *sandbox, const char *claim,
+                        const struct error *failed) {
+    if (!claim[0]) return;
+    if (failed) {
+        if (certainly_not_created(failed)) quota_give_up(router->quota, sandbox->namespace, claim);
+        return;
+    }
+    struct store *store = router->backend->store;
+    struct store_preconditions same = {.uid = sandbox->uid};
+    cleanup_json json_t *patch =
+        json_pack("{s:{s:{s:s}}}", "metadata", "annotations", ANNOTATION_QUOTA_CLAIM, claim);
+    cleanup_error struct error err = {0};
+    if (!store->ops->patch(store, KIND_SANDBOX, STORE_MAIN, sandbox->namespace, sandbox->name, patch, &same,
+                           NULL, &err))
+        log_warn("a resumed sandbox counts twice in its quota for some seconds", "sandbox", sandbox->name,
+                 "namespace", sandbox->namespace, "error", err.message, NULL);
+}
+
 json_t *sandbox_batch_violations(struct router *router, const struct identity *caller, const char *namespace,
                                  int64_t count, int64_t agents) {
     struct policy_usage usage;

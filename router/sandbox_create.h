@@ -3,6 +3,7 @@
 #pragma once
 
 #include "router/policy.h"
+#include "router/quota.h"
 #include "router/replay.h"
 #include "router/sandbox_spec.h"
 
@@ -21,6 +22,14 @@ bool sandbox_create(struct router *router, const struct identity *caller, const 
  * fill in; spec.sharing is left out (W-12). */
 bool sandbox_admit(struct router *router, const struct identity *caller, const json_t *object,
                    struct object **out, struct error *err);
+
+/* A sandbox in Error does not count, and counts again once it is started: promises its owner a place for it.
+ * `claim` gets what sandbox_readmitted() needs, "" where there is no quota. 403 policy_violation. */
+bool sandbox_readmit(struct router *router, const struct object *sandbox, char claim[QUOTA_CLAIM_LEN + 1],
+                     struct error *err);
+/* To be called after it: `failed` is why it was not started, or NULL. */
+void sandbox_readmitted(struct router *router, const struct object *sandbox, const char *claim,
+                        const struct error *failed);
 
 /* Whether sandbox_admit() would let it in now, without storing anything or promising a place. */
 bool sandbox_admissible(struct router *router, const struct identity *caller, const json_t *object,

@@ -176,11 +176,22 @@ static void learn_sandbox(struct usage *u, const struct object *o) {
     if (s->claim[0]) see_claim(u, s->claim);
 }
 
+static char *claim_of(struct usage *u, const char *uid) {
+    struct sandbox key = {.uid = (char *)(uintptr_t)uid}, *s = node(tfind(&key, &u->sandboxes, by_uid));
+    return copy_of(s ? s->claim : "");
+}
+
 static void on_sandbox(void *ctx, enum store_change change, struct object *o) {
     struct usage *u = ctx;
     pthread_mutex_lock(&u->lock);
+    cleanup_free char *before = claim_of(u, o->uid);
     forget_sandbox(u, o->uid, change == STORE_DELETED);
-    if (change != STORE_DELETED) learn_sandbox(u, o);
+    if (change != STORE_DELETED) {
+        learn_sandbox(u, o);
+        /* A place was promised to it once more (sandbox_readmit): its first claim is done with. */
+        if (before[0] && strcmp(before, sandbox_annotation(o->json, ANNOTATION_QUOTA_CLAIM)) != 0)
+            claim_gone(u, before);
+    }
     pthread_mutex_unlock(&u->lock);
 }
 

@@ -299,6 +299,39 @@ def test_6_4_what_counts(u1, u2, admin, namespace, templates):
     assert create(u2, "n4", namespace, template=bare).status_code == 201
 
 
+def test_S31_what_is_in_error_comes_back_only_where_there_is_a_place(keyed, u1, admin, namespace, templates):
+    """It did not count: else one could fail one's sandboxes, make others in their place, and resume the first."""
+    bare = templates("bare")
+
+    def status(name):
+        return u1.get(f"{API}/sandboxes/{name}", params={"namespace": namespace}).json()["status"]
+
+    def resume(name, client=u1):
+        return client.post(f"{API}/sandboxes/{name}/resume", params={"namespace": namespace})
+    put(admin, namespace, {"maxSandboxesPerUser": 1})
+    assert create(u1, "failed", namespace).status_code == 201
+    wait_for(lambda: status("failed") == "Error")
+    assert create(u1, "fine", namespace, template=bare).status_code == 201
+    assert codes(resume("failed")) == codes(resume("failed", admin)) == ["user_quota_exceeded"]  # the owner's place, whoever asks
+    bulk = u1.post(API + "/sandboxes/bulk-action", params={"namespace": namespace}, json={"action": "resume", "ids": ["failed"]}).json()["results"]
+    assert bulk[0]["status"] == "error" and bulk[0]["error"].startswith("policy_violation: "), bulk
+    assert status("failed") == "Error"
+    # A stopped one kept its place: no quota is asked, also not one that is smaller by now.
+    wait_for(lambda: status("fine") == "Running", 60)
+    assert u1.post(f"{API}/sandboxes/fine/stop", params={"namespace": namespace}).status_code == 200
+    wait_for(lambda: status("fine") == "Stopped", 60)
+    assert create(u1, "other", namespace, template=bare).json()["violations"][0]["code"] == "user_quota_exceeded"
+    assert resume("fine").status_code == 200
+    assert u1.delete(f"{API}/sandboxes/fine", params={"namespace": namespace}).status_code == 204
+    assert resume("failed").status_code == 200
+    wait_for(lambda: status("failed") == "Error")
+    assert "quota-claim" in json.dumps(stored(keyed, namespace, "failed"))
+    for _ in range(2):  # and its place is free again, at once
+        assert resume("failed").status_code == 200
+        wait_for(lambda: status("failed") == "Error")
+    assert create(u1, "next", namespace, template=bare).status_code == 201
+
+
 def test_6_4_a_refused_name_takes_no_place(u1, admin, namespace, templates):
     bare = templates("bare")
     put(admin, namespace, {"maxSandboxesPerUser": 2})

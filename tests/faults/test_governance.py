@@ -61,6 +61,37 @@ def test_S31_fifty_parallel_creates_on_three_replicas_make_exactly_one(api, thre
     assert len(api.all("sandboxes")) == 3
 
 
+def test_S31_one_place_for_all_that_are_resumed_and_created_at_once(api, three):
+    """Sandboxes in Error are resumed on three replicas while others are created: exactly one of all is let in."""
+    with three[0].client() as client:
+        limit(client, maxSandboxesTotal=8)
+        for i in range(6):
+            assert create(client, f"failed-{i}").status_code == 201
+            api.set_status("sandboxes", f"failed-{i}", "team", phase="Error")
+        for name in ("before-1", "before-2"):
+            assert create(client, name).status_code == 201
+        limit(client, maxSandboxesTotal=3)
+    for router in three:
+        sees(router, maxSandboxesTotal=3)
+        with router.client() as client:
+            wait_for(lambda client=client: [s["status"] for s in client.get(API + "/sandboxes", params={"namespace": "team"}).json()["sandboxes"]
+                                            ].count("Error") == 6, 10, what="what failed, on another replica")
+
+    def one(i):
+        with three[i % 3].client() as client:
+            def ask():
+                return create(client, f"race-{i}") if i % 2 else client.post(f"{API}/sandboxes/failed-{i // 2}/resume", params={"namespace": "team"})
+            answer = ask()
+            while answer.status_code == 503 and "Retry-After" in answer.headers:
+                answer = ask()
+            return answer
+    with concurrent.futures.ThreadPoolExecutor(12) as pool:
+        codes = sorted(a.status_code for a in pool.map(one, range(12)))
+    assert codes in ([200] + [403] * 11, [201] + [403] * 11), codes
+    phases = [s.get("status", {}).get("phase", "") for s in api.all("sandboxes")]
+    assert len(phases) - phases.count("Error") == 3, phases
+
+
 def test_S31_replicas_that_hear_nothing_of_each_others_sandboxes_keep_the_quota(api, three):
     """The watch on sandboxes stands still: only the ledger tells what the others made."""
     with three[0].client() as client:

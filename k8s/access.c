@@ -89,12 +89,16 @@ static void on_timer_closed(uv_handle_t *handle) {
  * up before it began is ended when it begins. */
 struct exec_count {
     struct pod_knowledge *knowledge;
+    bool terminal;
     char uid[64];
 };
 
 static void on_exec_gone(void *owner) {
     struct exec_count *count = owner;
-    pod_knowledge_end_exec(count->knowledge, count->uid);
+    if (count->terminal)
+        pod_knowledge_end_terminal(count->knowledge);
+    else
+        pod_knowledge_end_exec(count->knowledge, count->uid);
     free(count);
 }
 
@@ -376,8 +380,12 @@ static bool open_inner(struct way_stream *s, enum way way, struct error *err) {
             runtime_is_silent(err);
             return false;
         }
-        if (!pod_knowledge_begin_exec(a->knowledge, s->place.uid, err)) return false;
+        bool terminal = s->op == ACCESS_TERMINAL;
+        if (!(terminal ? pod_knowledge_begin_terminal(a->knowledge, err)
+                       : pod_knowledge_begin_exec(a->knowledge, s->place.uid, err)))
+            return false;
         struct exec_count *count = xcalloc(1, sizeof *count);
+        count->terminal = terminal;
         count->knowledge = a->knowledge;
         memcpy(count->uid, s->place.uid, sizeof count->uid);
         s->inner = exec_access_open(a->config, s->loop, &s->place, s->op, s->args, &events, s, on_exec_gone,

@@ -9,6 +9,8 @@
 
 #define K8S_EXECS_MAX         512 /* streams of pods/exec at once (lessons I17) */
 #define K8S_EXECS_SANDBOX_MAX 32  /* of one sandbox: 429 too_many_execs */
+#define K8S_TERMINALS_MAX                                                                                    \
+    512 /* over pods/exec at once, two streams each; the API limits those of a sandbox */
 
 /* Both are borrowed. The store must keep pods. */
 struct access *k8s_access_new(struct k8s_client *client, struct store *store);

@@ -15,9 +15,9 @@
 #include <stdio.h>
 
 #define START_MS 30000 /* from the opening of each stream to the first line of its script */
-#define KEEP_MS                                                                                              \
-    60000 /* a line for the guard, so that its stream is never idle for whoever ends idle ones               \
-           */
+/* A line for the guard, so that its stream is not idle for those who end idle ones. Seldom: a peer that was
+ * written to is given longer to answer (k8s/websocket_client.c). */
+#define KEEP_MS        600000
 #define ENDING_MS      30000 /* for the guard to end what runs on the terminal */
 #define FIRST_LINE_MAX 256
 #define ANSWER_MAX     4096

@@ -24,7 +24,7 @@ struct entry {
 struct pod_knowledge {
     pthread_mutex_t lock;
     struct entry *buckets[BUCKETS];
-    int execs;
+    int execs, terminals;
     int64_t swept_at;
 };
 
@@ -138,9 +138,27 @@ void pod_knowledge_end_exec(struct pod_knowledge *k, const char *uid) {
     pthread_mutex_unlock(&k->lock);
 }
 
+bool pod_knowledge_begin_terminal(struct pod_knowledge *k, struct error *err) {
+    pthread_mutex_lock(&k->lock);
+    bool ok = k->terminals < K8S_TERMINALS_MAX;
+    if (ok) k->terminals++;
+    pthread_mutex_unlock(&k->lock);
+    if (ok) return true;
+    error_set(err, 429, "too_many_execs", "this Router has %d terminals over pods/exec; close some",
+              K8S_TERMINALS_MAX);
+    err->retry_after = 1;
+    return false;
+}
+
+void pod_knowledge_end_terminal(struct pod_knowledge *k) {
+    pthread_mutex_lock(&k->lock);
+    if (k->terminals > 0) k->terminals--;
+    pthread_mutex_unlock(&k->lock);
+}
+
 int pod_knowledge_execs(struct pod_knowledge *k) {
     pthread_mutex_lock(&k->lock);
-    int n = k->execs;
+    int n = k->execs + 2 * k->terminals;
     pthread_mutex_unlock(&k->lock);
     return n;
 }

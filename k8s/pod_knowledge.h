@@ -22,4 +22,7 @@ void pod_knowledge_lost(struct pod_knowledge *k, const char *uid, bool unreachab
 /* One more stream of pods/exec; false: 429 too_many_execs. */
 bool pod_knowledge_begin_exec(struct pod_knowledge *k, const char *uid, struct error *err);
 void pod_knowledge_end_exec(struct pod_knowledge *k, const char *uid);
-int pod_knowledge_execs(struct pod_knowledge *k);
+/* One more terminal over pods/exec, which takes nobody's place; false: 429 too_many_execs. */
+bool pod_knowledge_begin_terminal(struct pod_knowledge *k, struct error *err);
+void pod_knowledge_end_terminal(struct pod_knowledge *k);
+int pod_knowledge_execs(struct pod_knowledge *k); /* streams of pods/exec that are open, terminals' too */

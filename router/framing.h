@@ -1,5 +1,5 @@
 /* What a head says of the request's framing, and the rules of its headers that router/inbound.c, which saw it
- * first, does not know: Host and Expect. */
+ * first, does not know: Host, Expect, and credentials that come twice. */
 #pragma once
 
 #include "common/error.h"

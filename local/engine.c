@@ -251,6 +251,7 @@ static bool start_threads(struct engine *e, struct error *err) {
 struct engine *engine_new(const struct engine_options *options, struct error *err) {
     struct engine *e = xcalloc(1, sizeof *e);
     e->state = options->state;
+    e->storage_check_ms = options->storage_check_ms;
     e->store = options->store;
     e->epoll_fd = e->wake_fd = e->cancel_fd = -1;
     e->queue_last = &e->queue;
@@ -275,6 +276,7 @@ bool engine_start(struct engine *e, struct error *err) {
                                                 .ctx = e};
     e->snapshots = snapshots_start(&snapshots, err);
     if (!e->snapshots || !start_threads(e, err)) return false;
+    if (e->storage_check_ms > 0) e->storage_watch = storage_watch_start(e, e->storage_check_ms);
     e->watch = e->store->ops->watch(e->store, KIND_SANDBOX, on_change, e);
     return true;
 }
@@ -294,6 +296,7 @@ void engine_stop(struct engine *e) {
         pthread_join(e->workers[i], NULL);
     if (e->loop_started) pthread_join(e->loop, NULL);
     snapshots_stop(e->snapshots);
+    storage_watch_stop(e->storage_watch);
     for (size_t i = 0; i < ENGINE_BUCKETS; i++)
         for (struct entry *s = e->buckets[i], *next; s; s = next) {
             next = s->next;

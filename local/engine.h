@@ -8,6 +8,7 @@ struct engine_options {
     const struct state_dir *state; /* outlives the engine */
     struct store *store;           /* likewise */
     const char *runtime_path;      /* the agenttier-runtime program; copied */
+    int64_t storage_check_ms;      /* how often workspaces are measured; 0 = never */
 };
 
 struct engine;

@@ -6,6 +6,7 @@
  *   start.c      from an object to running processes
  *   filling.c    a workspace filled from a snapshot
  *   first_run.c  files and initScripts of a template
+ *   storage_watch.c  workspaces measured
  *   ending.c     processes ended, directories removed
  *
  * Each sandbox has an entry. A pass runs on a worker; never two for one entry at once, so what is
@@ -20,6 +21,7 @@
 #include "local/locations.h"
 #include "local/record.h"
 #include "local/snapshots.h"
+#include "local/storage_watch.h"
 #include "local/trash.h"
 
 #include <pthread.h>
@@ -37,6 +39,10 @@ struct entry {
     bool queued, busy, again;
     bool gone;   /* can be freed when it is neither queued nor busy */
     int64_t due; /* monotonic ms of the next pass, 0 = none */
+    /* storage_watch.c: bytes that its workspace may hold and did when it was measured, 0 = no limit, not yet;
+     * each start begins anew */
+    int64_t storage_limit, storage_used;
+    uint64_t storage_run;
 
     /* pass */
     char *dir; /* sandboxes/UID */
@@ -61,6 +67,8 @@ struct engine {
     struct events *events;
     struct trash *trash;
     struct snapshots *snapshots;
+    int64_t storage_check_ms; /* 0: workspaces are not measured */
+    struct storage_watch *storage_watch;
     struct host_ids *ids;
     struct cgroups cgroups;
     struct buffer seccomp;

@@ -97,11 +97,13 @@ static bool set_cap(char out[32], const char *option, const char *flag, int64_t 
 }
 
 /* What may be done before it is known that sandboxes can be made here. */
-static bool prepare_parts(struct local_backend *l, const char *runtime_path, struct error *err) {
+static bool prepare_parts(struct local_backend *l, const struct local_options *options, struct error *err) {
     l->backend.store = local_store_open(l->state.path, err);
     if (!l->backend.store || !local_store_seed(l->backend.store, err)) return false;
-    const struct engine_options engine = {
-        .state = &l->state, .store = l->backend.store, .runtime_path = runtime_path};
+    const struct engine_options engine = {.state = &l->state,
+                                          .store = l->backend.store,
+                                          .runtime_path = options->runtime_path,
+                                          .storage_check_ms = options->storage_check_ms};
     l->engine = engine_new(&engine, err);
     return l->engine != NULL;
 }
@@ -116,7 +118,7 @@ static bool open_parts(struct local_backend *l, const struct local_options *opti
     struct selfcheck check;
     cleanup_error struct error ours = {0};
     selfcheck_begin(&check);
-    bool ready = prepare_parts(l, options->runtime_path, &ours);
+    bool ready = prepare_parts(l, options, &ours);
     if (!selfcheck_end(&check, err)) return false;
     if (!ready) {
         error_move(err, &ours);

@@ -8,6 +8,7 @@ struct local_options {
     const char *runtime_path;         /* the agenttier-runtime program */
     const char *install_namespace;    /* "" = "agenttier" */
     const char *max_cpu, *max_memory; /* caps, quantities; "" = this machine's */
+    int64_t storage_check_ms;         /* how often workspaces are held against storage.size; 0 = never */
 };
 
 /* Opens the store (one process at a time: a second is refused, naming the first), adopts

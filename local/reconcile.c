@@ -168,6 +168,7 @@ static int64_t to_running(struct engine *e, struct entry *s, const struct object
     json_object_set_new(status, "startedAt", json_string(now));
     json_object_set_new(status, "lastActivityTimestamp", json_string(now));
     json_object_set_new(status, "message", json_null());
+    storage_forget(e, s);
     /* Whoever reads Running must be let in. */
     locations_put(e->locations, s->uid, s->socket_path);
     enum write_result r = sandbox_write_status(e->store, entry_ref(s), "Creating", status);
@@ -229,6 +230,21 @@ static void bound_log(const struct entry *s) {
         log_warn("log of a sandbox cannot be cut", "path", path, NULL);
 }
 
+/* Whether the workspace was measured to hold more than it may; then `why` says so. */
+static bool too_large(struct engine *e, struct entry *s, const json_t *spec,
+                      char why[sizeof((struct record *)0)->stopping]) {
+    const char *size = json_str_at(spec, "storage.size");
+    struct quantity limit = {0};
+    int64_t used;
+    bool limited = *size && quantity_parse(size, &limit) && limit.nano > 0;
+    if (!storage_exceeded(e, s, limited ? quantity_ceil(limit) : 0, &used)) return false;
+    bool small = used < (int64_t)16 << 20;
+    snprintf(why, sizeof((struct record *)0)->stopping,
+             "Storage limit exceeded: the workspace holds %lld %s of %.24s",
+             (long long)(used >> (small ? 10 : 20)), small ? "KiB" : "MiB", size);
+    return true;
+}
+
 static int64_t running(struct engine *e, struct entry *s, const struct object *o) {
     if (*s->record.stopping) return stop(e, s, o, "Running", s->record.stopping);
     if (sandbox_action_is(o, "stop")) return stop(e, s, o, "Running", "User requested stop");
@@ -269,6 +285,11 @@ static int64_t running(struct engine *e, struct entry *s, const struct object *o
                     json_str_at(spec, "timeout"));
         return stop(e, s, o, "Running", "Max runtime exceeded");
     }
+    char why[sizeof s->record.stopping];
+    if (too_large(e, s, spec, why)) {
+        events_emit(e->events, o, "Warning", "StorageExceeded", "%s", why);
+        return stop(e, s, o, "Running", why);
+    }
     int64_t next = idle < run ? idle : run;
     return next < RESYNC_MS ? next + 1 : RESYNC_MS;
 }
@@ -283,6 +304,7 @@ static int64_t resume(struct engine *e, struct entry *s, const char *phase, cons
 
 static int64_t stopped(struct engine *e, struct entry *s, const struct object *o) {
     s->record.stopping[0] = '\0';
+    storage_forget(e, s);
     if (!end_processes(e, s, true)) return ending_delay(s);
     if (sandbox_action_is(o, "resume")) return resume(e, s, "Stopped", "Resuming");
     if (sandbox_action_is(o, "stop"))
@@ -291,6 +313,7 @@ static int64_t stopped(struct engine *e, struct entry *s, const struct object *o
 }
 
 static int64_t in_error(struct engine *e, struct entry *s, const struct object *o) {
+    storage_forget(e, s);
     if (!end_processes(e, s, false)) return ending_delay(s);
     if (sandbox_action_is(o, "resume")) return resume(e, s, "Error", "Resuming");
     if (sandbox_action_is(o, "stop")) return stop(e, s, o, "Error", "User requested stop");

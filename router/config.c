@@ -103,6 +103,8 @@ static const struct flag table[] = {
          "~/.kube/config)"},
     {"context", FLAG_STRING, AT(context), NULL, "", "NAME",
      .help = "kubernetes backend: context of the kubeconfig (default: its current one)"},
+    {"storage-check", FLAG_DURATION, AT(storage_check_ms), "AGENTTIER_STORAGE_CHECK", "1m", "DURATION",
+     .help = "local backend: how often workspaces are held against storage.size; 0 = never"},
     {"watch-silence", FLAG_DURATION, AT(watch_silence_ms), NULL, "2m30s", "DURATION",
      .help = "kubernetes backend: a watch that was silent for longer is opened anew", .least = 1},
     {"log-level", FLAG_LOG_LEVEL, AT(log_level), NULL, "info", "LEVEL",

@@ -21,6 +21,7 @@ struct config {
     const char *namespace;            /* install namespace */
     const char *sandbox_namespace;    /* default "default" */
     const char *kubeconfig, *context; /* kubernetes backend; empty = found by itself */
+    int64_t storage_check_ms;         /* --storage-check; 0 = never */
     int64_t watch_silence_ms;         /* --watch-silence */
     const char *cors_allowed_origins;
     const char *sharing_levels;  /* --sharing-levels: "view" or "enforced" */

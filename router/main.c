@@ -57,7 +57,8 @@ static struct backend *open_local(const struct config *config, struct error *err
                                     .runtime_path = runtime,
                                     .install_namespace = config->namespace,
                                     .max_cpu = config->max_cpu,
-                                    .max_memory = config->max_memory};
+                                    .max_memory = config->max_memory,
+                                    .storage_check_ms = config->storage_check_ms};
     return local_backend_open(&options, err);
 }
 

@@ -2,6 +2,7 @@
 observations O3, O5 and O6; restarts of the Router with adoption of what runs."""
 
 import concurrent.futures
+import contextlib
 import json
 import os
 import pathlib
@@ -494,3 +495,55 @@ def test_O3_reads_survive_and_404_comes_from_knowledge(own):
         error_of(client.get(API + "/sandboxes/never-made"), 404)
         error_of(client.delete(API + "/sandboxes/never-made"), 404)
         error_of(client.post(API + "/sandboxes/never-made/exec", json={"command": "id"}), 404)
+
+
+def test_storage_size_is_held_against_what_the_workspace_takes():
+    """There is no quota: who is found to hold more is stopped, and keeps the files."""
+    with Router("--storage-check=100ms", keys=("u1", "admin")) as router, contextlib.ExitStack() as clients:
+        def connect():
+            return clients.enter_context(router.client("u1"))
+
+        def again(interval):
+            router.kill()
+            router.flags = [f"--storage-check={interval}"]
+            router.restart()
+            return connect()
+
+        def state(name):
+            return client.get(f"{API}/sandboxes/{name}").json()
+
+        def running(name):
+            wait_for(lambda: state(name)["status"] == "Running", 30, what=f"{name} to run")
+
+        def make(name, **body):
+            assert create(client, name, **body).status_code == 201
+            running(name)
+
+        def run(name, command):
+            return client.post(f"{API}/sandboxes/{name}/exec", json={"command": command})
+
+        def outgrow(name):
+            """Those that ran before are measured at least once while this one is stopped twice."""
+            make(name, storage={"size": "4Mi"})
+            for _ in range(2):
+                run(name, "head -c 8388608 /dev/urandom > big")
+                wait_for(lambda: state(name)["status"] == "Stopped", 30, what=f"{name} to be stopped")
+                assert re.fullmatch(r"Storage limit exceeded: the workspace holds \d+ KiB of 4Mi", state(name)["message"])
+                client.post(f"{API}/sandboxes/{name}/resume")  # it holds too much still
+            wait_for(lambda: state(name)["status"] == "Stopped", 30, what=f"{name} to be stopped again")
+
+        client = connect()
+        make("within", storage={"size": "4Mi"})
+        assert run("within", "head -c 3000000 /dev/urandom > a; ln a b; ln a c; ln -s /usr usr; truncate -s 1G holes").json()["exitCode"] == 0
+        make("unlimited")
+        assert run("unlimited", "head -c 8388608 /dev/urandom > big").json()["exitCode"] == 0
+        outgrow("outgrown")
+        assert (state("within")["status"], state("unlimited")["status"]) == ("Running", "Running")
+
+        client = again("0")
+        assert client.post(f"{API}/sandboxes/outgrown/resume").status_code == 200
+        running("outgrown")
+        assert run("outgrown", "test -s big && truncate -s 1M big").json()["exitCode"] == 0
+        client = again("100ms")
+        outgrow("another")
+        assert {state(name)["status"] for name in ("within", "unlimited", "outgrown")} == {"Running"}

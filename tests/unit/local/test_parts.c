@@ -9,6 +9,7 @@
 #include "local/rootfs.h"
 #include "local/sandbox_env.h"
 #include "local/state_dir.h"
+#include "local/storage_watch.h"
 #include "local/syscall_filter.h"
 
 #include <archive.h>
@@ -312,6 +313,26 @@ START_TEST(imports_what_is_sound) {
 }
 END_TEST
 
+START_TEST(measures_hostile_trees) {
+    static const char make[] =
+        "cd %s && mkdir w && cd w && head -c 3000000 /dev/urandom > a && ln a b && ln a c && "
+        "ln -s /usr d && ln -s . e && mkfifo f && truncate -s 1G g && mkdir h && "
+        "head -c 1000000 /dev/urandom > h/i && python3 -c 'import os\n"
+        "for n in range(200):\n os.mkdir(\"k\"); os.chdir(\"k\")'";
+    cleanup_free char *command = xasprintf(make, scratch), *path = xasprintf("%s/w", scratch);
+    cleanup_free char *missing = xasprintf("%s/none", scratch), *link = xasprintf("%s/w/d", scratch);
+    _Atomic bool cancel = false;
+    ck_assert_int_eq(system(command), 0);
+    int64_t bytes = storage_measure(path, &cancel);
+    ck_assert_int_ge(bytes, 4000000);
+    ck_assert_int_le(bytes, 5500000); /* with directories; nothing counts twice, nothing of /usr, no holes */
+    ck_assert_int_eq(storage_measure(missing, &cancel), -1);
+    ck_assert_int_eq(storage_measure(link, &cancel), -1);
+    cancel = true;
+    ck_assert_int_eq(storage_measure(path, &cancel), -1);
+}
+END_TEST
+
 START_TEST(gives_each_its_user) {
     struct state_dir state = {.path = scratch};
     struct host_ids *ids = host_ids_new(&state);
@@ -341,6 +362,7 @@ int main(void) {
     tcase_add_test(trees, removes_hostile_trees);
     tcase_add_test(trees, imports_nothing_outside);
     tcase_add_test(trees, imports_what_is_sound);
+    tcase_add_test(trees, measures_hostile_trees);
     tcase_add_test(trees, gives_each_its_user);
     tcase_set_timeout(trees, 30);
     suite_add_tcase(suite, trees);

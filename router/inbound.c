@@ -99,8 +99,9 @@ static size_t check_head(struct inbound *in, struct slice bytes) {
     if (!small_enough(bytes, len, &err)) len = -1;
     if (len < 0) {
         char instead[SHOWN_TARGET_MAX + 128];
+        size_t n = substitute_head(&head, instead, sizeof instead);
         in->requests++;
-        refuse(in, &err, instead, substitute_head(&head, instead, sizeof instead));
+        refuse(in, &err, instead, n);
     }
     if (len <= 0) return 0;
     in->requests++;

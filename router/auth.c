@@ -84,7 +84,7 @@ bool auth_bearer_token(const char *header, struct slice *token) {
 
 /* A browser cannot send headers with a WebSocket: its token comes in the query (http-api.md 3.6). */
 static bool takes_query_token(const struct request *r) {
-    return strncmp(r->route->pattern, "/ws/", 4) == 0;
+    return route_is_websocket(r->route);
 }
 
 /* Whether a key that is not known here may have been made by another Router a moment ago. */
@@ -298,11 +298,23 @@ bool auth_permits(struct request *r, struct error *err) {
 static enum access_level least_level(const struct request *r) {
     bool enforced = config_sharing_enforced(r->router->config);
     switch (r->route->auth) {
-    case AUTH_SANDBOX_READ: return ACCESS_LEVEL_VIEWER;
+    case AUTH_SANDBOX_READ:
+    case AUTH_SANDBOX_WATCH: return ACCESS_LEVEL_VIEWER;
     case AUTH_SANDBOX_VIEW: return enforced ? ACCESS_LEVEL_VIEWER : ACCESS_LEVEL_OWNER;
     case AUTH_SANDBOX_USE: return enforced ? ACCESS_LEVEL_COLLABORATOR : ACCESS_LEVEL_OWNER;
     default: return ACCESS_LEVEL_OWNER;
     }
+}
+
+/* Whether there is a sandbox of that name, whoever may see it. */
+static bool exists(struct request *r) {
+    const char *namespace = request_query(r, "namespace");
+    struct store *store = r->backend->store;
+    cleanup_object_list struct object_list all =
+        store->ops->find(store, KIND_SANDBOX, request_param(r, "id"));
+    for (size_t i = 0; i < all.count; i++)
+        if (!namespace || !namespace[0] || strcmp(all.items[i]->namespace, namespace) == 0) return true;
+    return false;
 }
 
 bool auth_find_sandbox(struct request *r, struct error *err) {
@@ -315,6 +327,11 @@ bool auth_find_sandbox(struct request *r, struct error *err) {
     if (!sandbox && r->route->auth == AUTH_SANDBOX_SHARE && err->status == 404) {
         error_clear(err);
         error_set(err, 403, "not_owner", "only its owner or an administrator may share sandbox %s",
+                  request_param(r, "id"));
+    }
+    if (!sandbox && r->route->auth == AUTH_SANDBOX_WATCH && err->status == 404 && exists(r)) {
+        error_clear(err);
+        error_set(err, 403, "not_shared", "sandbox %s is not yours, and not shared with you",
                   request_param(r, "id"));
     }
     if (!sandbox) return false;
@@ -338,6 +355,14 @@ static bool credential_holds(const struct request *r, bool upgraded) {
     const struct identity *id = &r->identity;
     if (id->is_key) return key_cache_valid(r->router->keys, r->key_digest);
     return !identity_outlived(id, upgraded, time(NULL));
+}
+
+bool auth_credential_expired(const struct request *r) {
+    struct identity known = {0};
+    if (!r->identity.is_key) return identity_outlived(&r->identity, true, time(NULL));
+    bool expired = key_cache_lookup_digest(r->router->keys, r->key_digest, &known) == KEY_EXPIRED;
+    identity_free(&known);
+    return expired;
 }
 
 bool auth_still_permits(const struct request *r, bool upgraded) {

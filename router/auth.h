@@ -39,3 +39,6 @@ bool auth_find_sandbox(struct request *r, struct error *err);
  * connections two hours ago (W-53). The end of the sandbox itself is not this function's matter. From memory,
  * on the loop. */
 bool auth_still_permits(const struct request *r, bool upgraded);
+/* Whether that is because the credential of an upgraded connection has run out, and not because it, or a
+ * share, was taken back. */
+bool auth_credential_expired(const struct request *r);

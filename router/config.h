@@ -30,9 +30,10 @@ struct config {
         *max_memory; /* --max-cpu, --max-memory: default caps, quantities; empty = the host's */
     double ratelimit_per_ip, ratelimit_per_user, ratelimit_expensive, ratelimit_failures;
     bool ratelimit_trust_forwarded;
-    int api_keys_per_user;           /* --api-keys-per-user, 0 = any number */
-    int64_t api_key_max_lifetime_ms; /* --api-key-max-lifetime, 0 = any */
-    const char *history_db;          /* --history-db: a file, "none", or "" = by backend */
+    int terminals_per_user, terminals_per_sandbox; /* 0 = any number */
+    int api_keys_per_user;                         /* --api-keys-per-user, 0 = any number */
+    int64_t api_key_max_lifetime_ms;               /* --api-key-max-lifetime, 0 = any */
+    const char *history_db;                        /* --history-db: a file, "none", or "" = by backend */
     const char *history_retention, *history_max_size;
     const char *history_peers; /* --history-peers: HOST:PORT, ... */
     bool policy_fail_closed;   /* --policy-fail-closed */

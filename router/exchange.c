@@ -280,9 +280,9 @@ static void on_looked(struct exchange *x, struct auth_question *question);
 /* What is not known here may be known elsewhere: whether the request waits for a second look. When nobody
  * can look now, `err` is 503 for what is unknown: it is not for us to say that it is not there. */
 static bool looks_again(struct exchange *x, struct error *err) {
-    bool is_stale = err->status == 409, is_unknown = err->status == 0 ||
-                                                     strcmp(err->code, "sandbox_not_found") == 0 ||
-                                                     strcmp(err->code, "not_owner") == 0;
+    bool is_stale = err->status == 409,
+         is_unknown = err->status == 0 || strcmp(err->code, "sandbox_not_found") == 0 ||
+                      strcmp(err->code, "not_owner") == 0 || strcmp(err->code, "not_shared") == 0;
     if (!is_stale && !is_unknown) return false;
     cleanup_error struct error busy = {0};
     struct auth_question *question = auth_question_sandbox(&x->request, &busy);

@@ -39,6 +39,9 @@ void exec_create(struct request *r);
 void exec_get(struct request *r);
 void exec_delete(struct request *r);
 
+/* terminal.c */
+void terminal_open(struct request *r);
+
 /* files.c */
 void files_list(struct request *r);
 void files_read(struct request *r);

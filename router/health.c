@@ -7,6 +7,7 @@
 #include "router/metrics.h"
 #include "router/openapi.h"
 #include "router/router.h"
+#include "router/terminals.h"
 
 static void reply_plain(struct request *r, int status, const char *text) {
     reply_text(r, status, "text/plain; charset=utf-8", xstrdup(text), strlen(text));
@@ -76,6 +77,7 @@ void metrics_get(struct request *r) {
     metrics_render(r->router->metrics, &text);
     render_history(r->router->history, &text);
     bearer_render_metrics(r->router->bearer, &text);
+    terminals_render(r->router->terminals, &text);
     buffer_printf(&text,
                   "# HELP agenttier_store_age_seconds For how long reads may have been behind; 0: current.\n"
                   "# TYPE agenttier_store_age_seconds gauge\nagenttier_store_age_seconds %.3f\n",

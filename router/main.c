@@ -14,6 +14,7 @@
 #include "router/ratelimit.h"
 #include "router/sandbox_lookup.h"
 #include "router/server.h"
+#include "router/terminals.h"
 
 #include <limits.h>
 #include <signal.h>
@@ -96,7 +97,8 @@ static int serve(const struct config *config) {
         .bearer = bearer,
         .governance = governance_new(backend, install_namespace(config), config->policy_fail_closed),
         .quota = quota_new(backend->store, install_namespace(config)),
-        .rate_limiter = ratelimit_new(&limits)};
+        .rate_limiter = ratelimit_new(&limits),
+        .terminals = terminals_new(config->terminals_per_user, config->terminals_per_sandbox)};
     struct event_recorder *events = NULL;
     int status = 0;
     sigset_t signals;
@@ -129,6 +131,7 @@ static int serve(const struct config *config) {
     quota_free(router.quota);
     governance_free(router.governance);
     ratelimit_free(router.rate_limiter);
+    terminals_free(router.terminals);
     metrics_free(router.metrics);
     openapi_free();
     backend->close(backend);

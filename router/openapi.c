@@ -14,6 +14,7 @@ static const char *auth_name(enum route_auth auth) {
     case AUTH_USER: return "user";
     case AUTH_ADMIN: return "admin";
     case AUTH_SANDBOX_READ: return "read";
+    case AUTH_SANDBOX_WATCH: return "watch";
     case AUTH_SANDBOX_VIEW: return "viewer";
     case AUTH_SANDBOX_USE: return "collaborator";
     case AUTH_SANDBOX_OWNER: return "owner";
@@ -86,7 +87,8 @@ static json_t *responses_of(const json_t *doc, bool authenticated) {
     json_t *schema;
     json_object_foreach(json_object_get(doc, "responses"), status, schema) {
         json_t *r = json_pack("{ss}", "description",
-                              status[0] == '2'   ? "success"
+                              status[0] == '1'   ? "the connection is a WebSocket now"
+                              : status[0] == '2' ? "success"
                               : status[0] == '3' ? "not modified"
                                                  : "refused");
         if (json_is_string(schema)) json_object_set_new(r, "content", content_of(json_string_value(schema)));

@@ -3,6 +3,7 @@
 #include "router/server.h"
 
 #include "common/json.h"
+#include "common/text.h"
 #include "router/audit.h"
 #include "router/cors.h"
 #include "router/metrics.h"
@@ -152,6 +153,15 @@ json_t *error_body(const struct error *err) {
     return body;
 }
 
+static void reply_line(struct request *r, int status, const char *message) {
+    struct buffer text = {0};
+    size_t len;
+    utf8_repair(slice_of(message), &text);
+    buffer_append_char(&text, '\n');
+    char *data = buffer_steal(&text, &len);
+    reply_text(r, status, "text/plain; charset=utf-8", data, len);
+}
+
 void reply_error(struct request *r, const struct error *err) {
     struct error unknown = {
         .status = 500, .code = ERR_INTERNAL, .message = "an error was reported without a reason"};
@@ -165,7 +175,10 @@ void reply_error(struct request *r, const struct error *err) {
     if (err->status == 401)
         reply_header(r, "WWW-Authenticate",
                      strcmp(err->code, "invalid_token") == 0 ? "Bearer error=\"invalid_token\"" : "Bearer");
-    reply_json(r, err->status, error_body(err));
+    if (r->route && route_is_websocket(r->route))
+        reply_line(r, err->status, err->message);
+    else
+        reply_json(r, err->status, error_body(err));
 }
 
 /* ---- Streams ---- */

@@ -26,6 +26,8 @@ struct stream_ops {
     void (*on_writable)(struct request *r);
     /* The caller's access was taken away: say so and end the exchange within seconds. NULL: it is cut. */
     void (*on_revoked)(struct request *r);
+    /* The server shuts down: end an upgraded connection within a second or two. NULL: it is cut. */
+    void (*on_drain)(struct request *r);
     /* The exchange is over: answered in full (aborted = false), or the client went away or the server
      * gives it up (true). Free r->state here. */
     void (*on_close)(struct request *r, bool aborted);

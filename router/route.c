@@ -14,6 +14,10 @@ const char *const action_group_names[GROUP_COUNT] = {
     [GROUP_STOP] = "stop",
 };
 
+bool route_is_websocket(const struct route *route) {
+    return strncmp(route->pattern, "/ws/", 4) == 0;
+}
+
 void route_params_free(struct route_params *p) {
     for (size_t i = 0; i < p->count; i++)
         free(p->value[i]);
@@ -104,7 +108,7 @@ const struct route *route_match(const char *method, struct slice path, struct ro
             route_params_free(params);
             continue;
         }
-        bool any = strcmp(r->method, "*") == 0;
+        bool any = strcmp(r->method, "*") == 0 || route_is_websocket(r);
         if (any || strcmp(r->method, method) == 0 || (head && strcmp(r->method, "GET") == 0)) return r;
         route_params_free(params);
         add_method(allow, r->method);

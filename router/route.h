@@ -17,6 +17,7 @@ enum route_auth {
     AUTH_USER,          /* any authenticated caller without a sandbox-scoped key */
     AUTH_ADMIN,         /* administrators */
     AUTH_SANDBOX_READ,  /* owner, admin, or someone the sandbox is shared with */
+    AUTH_SANDBOX_WATCH, /* the same; others get 403 when there is such a sandbox (http-api.md 2.12) */
     AUTH_SANDBOX_VIEW,  /* owner or admin; with --sharing-levels=enforced also whoever it is shared with */
     AUTH_SANDBOX_USE,   /* owner or admin; with --sharing-levels=enforced also its collaborators (W-47) */
     AUTH_SANDBOX_OWNER, /* owner or admin */
@@ -87,6 +88,10 @@ struct route {
 
 extern const struct route routes[];
 extern const size_t route_count;
+
+/* A WebSocket of ours, to which browsers cannot send headers: its token may come in the query. It answers
+ * every method itself, and its errors are plain text (http-api.md 2.12, 3.6). */
+bool route_is_websocket(const struct route *route);
 
 #define ROUTE_MAX_PARAMS 4
 struct route_params {

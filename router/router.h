@@ -14,6 +14,7 @@ struct key_cache;
 struct quota;
 struct bearer;
 struct rate_limiter;
+struct terminals;
 
 #define ROUTER_TOUCHES 4
 
@@ -28,6 +29,7 @@ struct router {
     _Atomic int history_questions;            /* to other replicas, under way: audit_api.c bounds them */
     struct bearer *bearer;                    /* tokens of issuers and service accounts */
     struct rate_limiter *rate_limiter;        /* NULL = off */
+    struct terminals *terminals;              /* all that are open */
     _Atomic int64_t exec_output_bytes;        /* held by all execs under way: exec.c bounds it */
     _Atomic int64_t body_bytes;               /* of large JSON bodies under way: exchange.c bounds them */
     _Atomic uint64_t touches[ROUTER_TOUCHES]; /* sandboxes whose activity is being written: activity.c */

@@ -134,6 +134,15 @@ const struct route routes[] = {
      "{\"query\": {" NAMESPACE "}, \"responses\": {\"204\": null, \"404\": \"Error\", \"409\": \"Error\"}}",
      "exec.kill"},
 
+    {"GET", "/ws/terminal/{id}", "openTerminal", "A terminal in the sandbox, over WebSocket",
+     AUTH_SANDBOX_WATCH, GROUP_RUN_COMMAND, ROUTE_STREAM, PHASE_RUNNING, BODY_NONE, 0, terminal_open, NULL,
+     "{\"query\": {" NAMESPACE
+     ", \"token\": \"string: a bearer token, for browsers that cannot send headers; no API keys\"},"
+     " \"responses\": {\"101\": null, \"400\": \"text\", \"401\": \"text\", \"403\": \"text\", \"404\": "
+     "\"text\","
+     " \"405\": \"text\", \"409\": \"text\", \"429\": \"text\", \"503\": \"text\"}}",
+     "terminal"},
+
     /* ---- files ---- */
     {"GET", SANDBOX "/files/", "listFiles", "List a directory", AUTH_SANDBOX_VIEW, GROUP_FILES_READ,
      ROUTE_STREAM, PHASE_RUNNING, BODY_NONE, 0, files_list, NULL,

@@ -28,6 +28,7 @@
 #define SWEEP_MS                1000
 #define WAITING_MS              5 /* most handlers have gone on by then */
 #define DRAIN_MS                30000
+#define GOODBYE_MS              3000 /* of that for upgraded connections that say goodbye */
 #define LEFT_OVER_MS            6000 /* for what streams still do after they were closed */
 
 struct server {
@@ -253,9 +254,11 @@ static bool head_too_slow(struct connection *c, int64_t now) {
 }
 
 static void finish_drain(struct loop *loop, int64_t now) {
-    bool running = false; /* upgraded connections are not waited for (http-api.md 1.13) */
+    bool running = false; /* upgraded connections are not waited for (http-api.md 1.13), but for a goodbye */
+    bool goodbye = now < loop->drain_deadline - DRAIN_MS + GOODBYE_MS;
     for (struct exchange *x = loop->exchanges; x; x = x->next)
-        running = running || x->stage != STAGE_UPGRADED;
+        running = running || x->stage != STAGE_UPGRADED ||
+                  (goodbye && x->request.stream && x->request.stream->on_drain);
     if (running && now < loop->drain_deadline) return;
     for (struct exchange *x = loop->exchanges; x; x = x->next)
         exchange_doom(x);
@@ -290,6 +293,8 @@ static void begin_drain(struct loop *loop) {
         if (fd >= 0) close(fd);
         loop->listeners[i].quiesced = true;
     }
+    for (struct exchange *x = loop->exchanges; x; x = x->next)
+        if (x->request.stream && x->request.stream->on_drain) x->request.stream->on_drain(&x->request);
     uv_timer_start(&loop->sweep, on_sweep, 1, 50);
 }
 

@@ -171,6 +171,15 @@ static size_t count_ended(const struct registry *r, bool ended) {
     return n;
 }
 
+/* A terminal is one for as long as its window is open: it takes no command's place. */
+static bool is_full(const struct registry *r, enum exec_kind kind) {
+    size_t terminals = 0;
+    for (size_t i = 0; i < r->count; i++)
+        terminals += r->entries[i]->key.kind == EXEC_TERMINAL;
+    return kind == EXEC_TERMINAL ? terminals >= TERMINALS_MAX
+                                 : count_ended(r, false) - terminals >= EXEC_RUNNING_MAX;
+}
+
 /* Of the kept outcomes the oldest gives way. */
 static void expire_oldest(struct registry *r) {
     size_t oldest = r->count;
@@ -186,7 +195,9 @@ static void expire_oldest(struct registry *r) {
 }
 
 static void serve_start(struct registry *r, const struct registry_message *m, int socket) {
-    struct registry_entry *e = m->key.kind == EXEC_ANONYMOUS ? NULL : find(r, m->key.kind, m->key.id);
+    struct registry_entry *e = m->key.kind == EXEC_ANONYMOUS || m->key.kind == EXEC_TERMINAL
+                                   ? NULL
+                                   : find(r, m->key.kind, m->key.id);
     if (e && e->key.kind == EXEC_INVOKE) {
         /* As the reference: the newer one takes the id. */
         e->key.kind = EXEC_ANONYMOUS;
@@ -199,7 +210,7 @@ static void serve_start(struct registry *r, const struct registry_message *m, in
         close(socket);
         return;
     }
-    if (count_ended(r, false) >= EXEC_RUNNING_MAX) {
+    if (is_full(r, m->key.kind)) {
         answer(socket, REGISTRY_FULL, -1);
         close(socket);
         return;

@@ -12,9 +12,10 @@
 #define EXEC_DIGEST_MAX  128
 #define EXEC_RUNNING_MAX 64
 #define EXEC_KEPT_MAX    64
+#define TERMINALS_MAX    256    /* and so many terminals beside them */
 #define EXEC_KEEP_MS     600000 /* an outcome after the end */
 
-enum exec_kind { EXEC_STREAM = 1, EXEC_INVOKE, EXEC_ANONYMOUS };
+enum exec_kind { EXEC_STREAM = 1, EXEC_INVOKE, EXEC_ANONYMOUS, EXEC_TERMINAL };
 
 struct exec_key {
     enum exec_kind kind;
@@ -29,7 +30,7 @@ enum registry_answer {
     REGISTRY_STARTED = 1, /* it is yours: start the command */
     REGISTRY_FOUND,       /* it runs or is kept; *control leads to its supervisor */
     REGISTRY_REUSED,      /* the id belongs to another command */
-    REGISTRY_FULL,        /* EXEC_RUNNING_MAX run */
+    REGISTRY_FULL,        /* EXEC_RUNNING_MAX run, or TERMINALS_MAX */
     REGISTRY_NONE         /* no such exec */
 };
 
@@ -73,7 +74,7 @@ struct registry_entry {
     uint64_t serial;
 };
 struct registry {
-    struct registry_entry *entries[EXEC_RUNNING_MAX + EXEC_KEPT_MAX + 1];
+    struct registry_entry *entries[EXEC_RUNNING_MAX + EXEC_KEPT_MAX + TERMINALS_MAX + 1];
     size_t count;
     uint64_t serial;
 };

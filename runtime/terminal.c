@@ -367,13 +367,13 @@ static void say_failure(struct terminal *t, const struct error *err) {
 void terminal_serve(struct request *r, int registry) {
     struct error err = {0};
     struct wish wish = {0};
-    struct exec_key key = {.kind = EXEC_ANONYMOUS};
+    struct exec_key key = {.kind = EXEC_TERMINAL};
     int control = -1;
     if (!request_method_is(r, "GET"))
         error_set(&err, 405, ERR_BAD_REQUEST, "GET required for WebSocket upgrade");
     else if (read_wish(r, &wish, &err) &&
              registry_start(registry, &key, &control, &err) != REGISTRY_STARTED && !err.status)
-        error_set(&err, 429, "too_many_execs", "%d commands are running", EXEC_RUNNING_MAX);
+        error_set(&err, 429, "too_many_execs", "%d terminals are open", TERMINALS_MAX);
     if (err.status) {
         reply_error(r->conn, &err);
     } else if (shake_hands(r)) {

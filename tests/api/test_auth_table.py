@@ -43,6 +43,7 @@ TABLE = {
     ("POST", BOX + "/exec"): ("collaborator", "run-command"),
     ("GET", BOX + "/exec/{execId}"): ("collaborator", "run-command"),
     ("DELETE", BOX + "/exec/{execId}"): ("collaborator", "run-command"),
+    ("GET", "/ws/terminal/{id}"): ("watch", "run-command"),  # W-27
     ("GET", BOX + "/files/"): ("viewer", "files:read"),
     ("GET", BOX + "/files/{path}"): ("viewer", "files:read"),
     ("PUT", BOX + "/files/{path}"): ("collaborator", "files:write"),
@@ -227,6 +228,8 @@ def expected(who, group, credential):
     if who == "admin":
         return None if credential == "admin" else 403
     guest = credential.startswith("guest")
+    if who == "watch" and credential == "other":
+        return 403  # 2.12, vector 48
     if who == "share" and (guest or credential == "other"):
         return 403
     if who in ("owner", "read", "viewer", "collaborator") and credential == "other":
@@ -269,7 +272,10 @@ def test_S34_every_credential(keyed, target, credentials, method, path):
                 if status != gate:
                     problems.append(f"{credential}: {status}, should be {gate}: {answer.text[:120]}")
                 else:
-                    error_of(answer)
+                    if path.startswith("/ws/"):
+                        assert answer.headers["Content-Type"].startswith("text/plain") and answer.text.strip()
+                    else:
+                        error_of(answer)
     assert not problems, "\n".join(problems)
 
 

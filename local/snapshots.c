@@ -19,12 +19,15 @@
 #include <time.h>
 #include <unistd.h>
 
-#define COPIES       4
-#define COPY_STACK   (1024 * 1024)
-#define KEEP_FREE    (16LL << 20) /* the store must go on working */
-#define FINALIZER    "agenttier.io/snapshot-files"
-#define MARKER       "filling" /* beside a workspace that is not whole */
-#define LABEL_TARGET "agenttier.io/clone-target"
+#define COPIES        4
+#define COPY_STACK    (1024 * 1024)
+#define KEEP_FREE     (16LL << 20) /* the store must go on working */
+#define FINALIZER     "agenttier.io/snapshot-files"
+#define ATTEMPTS      5
+#define PAUSE_MS      5         /* before the second, and four times as long before each further one */
+#define REPEATABLE_MS 1000      /* how long a copy may take to be made once more */
+#define MARKER        "filling" /* beside a workspace that is not whole */
+#define LABEL_TARGET  "agenttier.io/clone-target"
 
 struct work {
     struct work *next; /* in the queue, or of the passes under way */
@@ -182,6 +185,13 @@ static struct object *find_source(struct snapshots *s, const struct object *snap
     return NULL;
 }
 
+static bool workspace_changed(const char *path, struct timespec since, _Atomic bool *cancel) {
+    cleanup_close int fd = open_directory(path, NULL);
+    return fd >= 0 && tree_changed(fd, since, cancel);
+}
+
+/* A copy of a workspace that stood still meanwhile is the workspace of one moment. One that did not is copied
+ * anew while that is quick; of one that never stands still each file is whole. */
 static bool copy_source(struct snapshots *s, struct work *w, const struct object *snapshot,
                         struct tree_copy *c, struct error *err) {
     cleanup_object struct object *source = find_source(s, snapshot);
@@ -200,11 +210,22 @@ static bool copy_source(struct snapshots *s, struct work *w, const struct object
         error_set(err, 409, "source_incomplete", "the workspace of sandbox %s is not whole", source->name);
         return false;
     }
-    if (tree_remove(folder, fresh_name, err) && make_directory(fresh, err) &&
-        copy_workspace(c, workspace, fresh, err)) {
-        if (rename(fresh, final) == 0) return true;
-        error_set_errno(err, errno, "putting %s into place", final);
+    bool ok = true, again = true;
+    for (int attempt = 1, pause_ms = PAUSE_MS; ok && again; attempt++) {
+        if (attempt > 1) usleep((useconds_t)pause_ms * 1000);
+        if (attempt > 1) pause_ms *= 4;
+        struct timespec begun;
+        int64_t since = monotonic_ms();
+        clock_gettime(CLOCK_REALTIME_COARSE, &begun); /* the clock of files' times */
+        *c = (struct tree_copy){
+            .keep_free = KEEP_FREE, .give = s->o.own_users, .uid = SNAPSHOT_HOST_ID, .cancel = &w->cancelled};
+        ok = tree_remove(folder, fresh_name, err) && make_directory(fresh, err) &&
+             copy_workspace(c, workspace, fresh, err);
+        again = ok && attempt < ATTEMPTS && monotonic_ms() - since < REPEATABLE_MS &&
+                workspace_changed(workspace, begun, &w->cancelled);
     }
+    if (ok && rename(fresh, final) == 0) return true;
+    if (ok) error_set_errno(err, errno, "putting %s into place", final);
     if (!trash_take(s->o.trash, "snapshots", fresh_name, NULL)) tree_remove(folder, fresh_name, NULL);
     return false;
 }

@@ -336,6 +336,55 @@ static bool finish_directory(struct tree_copy *c, const struct pending *p, struc
     return (fd >= 0 && finish_open(c, fd, &p->st)) || failed(err, errno, p->path, "");
 }
 
+/* ---- whether it stood still ------------------------------------------------------------------------------
+ */
+
+static bool is_later(const struct stat *st, const struct timespec *since) {
+    return st->st_ctim.tv_sec > since->tv_sec ||
+           (st->st_ctim.tv_sec == since->tv_sec && st->st_ctim.tv_nsec >= since->tv_nsec);
+}
+
+/* A directory's own time tells of what was removed from it. */
+static bool directory_changed(struct work *w, const char *path, const struct timespec *since) {
+    int fd = open_beneath(w->c->from, path, O_RDONLY | O_DIRECTORY);
+    struct stat st;
+    DIR *dir = fd >= 0 && fstat(fd, &st) == 0 && !is_later(&st, since) ? fdopendir(fd) : NULL;
+    if (!dir) {
+        if (fd >= 0) close(fd);
+        return true;
+    }
+    bool changed = false;
+    struct dirent *e;
+    while (!changed && (e = readdir(dir))) {
+        if (strcmp(e->d_name, ".") == 0 || strcmp(e->d_name, "..") == 0) continue;
+        changed = fstatat(fd, e->d_name, &st, AT_SYMLINK_NOFOLLOW) != 0 || is_later(&st, since) ||
+                  (w->c->cancel && atomic_load(w->c->cancel));
+        if (changed || !S_ISDIR(st.st_mode)) continue;
+        cleanup_free char *below =
+            strcmp(path, ".") == 0 ? xstrdup(e->d_name) : xasprintf("%s/%s", path, e->d_name);
+        push(w, below, false, &st);
+    }
+    closedir(dir);
+    return changed;
+}
+
+bool tree_changed(int from, struct timespec since, _Atomic bool *cancel) {
+    struct tree_copy c = {.from = from, .cancel = cancel};
+    struct work w = {.c = &c};
+    bool changed = false;
+    push(&w, ".", false, &(struct stat){0});
+    while (w.stack) {
+        struct pending *p = w.stack;
+        w.stack = p->next;
+        if (!changed) changed = directory_changed(&w, p->path, &since);
+        free(p);
+    }
+    return changed;
+}
+
+/* ---- all of it
+ * --------------------------------------------------------------------------------------------- */
+
 bool tree_copy(struct tree_copy *c, int from, int to, int links, struct error *err) {
     struct error own = {0};
     c->from = from;

@@ -10,6 +10,7 @@
 #include <stdatomic.h>
 #include <stdint.h>
 #include <sys/types.h>
+#include <time.h>
 
 struct tree_copy {
     /* to be set */
@@ -32,6 +33,10 @@ struct tree_copy {
  * (more than 20 million entries); 409 workspace_unreadable (not root, and a directory without permissions);
  * 503 cancelled; 500 for what a failing disk says. */
 bool tree_copy(struct tree_copy *copy, int from, int to, int links, struct error *err);
+
+/* Whether anything in directory `from` was changed at `since` or later, by the times that the kernel keeps
+ * (to its tick): when not, a copy begun then is the tree of that moment. True when that cannot be told. */
+bool tree_changed(int from, struct timespec since, _Atomic bool *cancel);
 
 #define ERR_CANCELLED            "cancelled"
 #define ERR_INSUFFICIENT_STORAGE "insufficient_storage"

@@ -765,3 +765,24 @@ def test_the_published_sdk_clones(dev, devbox):
             assert (await copy.exec("cat /workspace/sdk")).stdout == "by-sdk\n"
             await copy.delete()
     asyncio.run(in_the_loop())
+
+
+def test_a_copy_is_of_one_moment_though_the_sandbox_runs(keyed, u1, fresh):
+    """Pairs of files that are always written one after the other, with pauses: a snapshot has both or none of a pair."""
+    source = keyed.sandbox(fresh, key="u1")
+    source.write("/tmp/pairs.py", b"""
+import os, time
+for n in range(100000):
+    for name in ("a", "b"):
+        with open(f"/workspace/{name}.new", "w") as file: file.write(str(n))
+        os.rename(f"/workspace/{name}.new", f"/workspace/{name}")
+    time.sleep(2)
+""")
+    source.run("nohup python3 /tmp/pairs.py > /dev/null 2>&1 &")
+    source.run("until test -e /workspace/b; do sleep 0.01; done")
+    for _ in range(8):
+        copy = cloned(keyed, source)
+        assert copy.read("/workspace/a") == copy.read("/workspace/b") and copy.run("ls /workspace") == "a\nb\n"
+        copy.remove()
+    source.remove()
+    source.client.close()

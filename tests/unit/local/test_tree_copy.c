@@ -13,6 +13,7 @@
 #include <sys/stat.h>
 #include <sys/un.h>
 #include <sys/xattr.h>
+#include <time.h>
 #include <unistd.h>
 
 static char top[64];
@@ -207,6 +208,45 @@ START_TEST(it_is_cancelled_and_keeps_space_free) {
 }
 END_TEST
 
+/* Later than everything so far, by the clock of files' times. */
+static struct timespec next_tick(void) {
+    struct timespec before, now;
+    clock_gettime(CLOCK_REALTIME_COARSE, &before);
+    do {
+        usleep(1000);
+        clock_gettime(CLOCK_REALTIME_COARSE, &now);
+    } while (now.tv_sec == before.tv_sec && now.tv_nsec == before.tv_nsec);
+    return now;
+}
+
+START_TEST(every_change_is_noticed) {
+    put(from, "f", "x", 0600);
+    ck_assert_int_eq(mkdirat(from, "d", 0700), 0);
+    int d = openat(from, "d", O_RDONLY | O_DIRECTORY);
+    put(d, "g", "y", 0600);
+    struct timespec since = next_tick();
+    ck_assert(!tree_changed(from, since, NULL));
+    ck_assert(copy(NULL));
+    ck_assert(!tree_changed(from, since, NULL));
+    put(d, "g", "z", 0600);
+    ck_assert(tree_changed(from, since, NULL));
+    since = next_tick();
+    ck_assert(!tree_changed(from, since, NULL));
+    ck_assert_int_eq(unlinkat(d, "g", 0), 0);
+    ck_assert(tree_changed(from, since, NULL));
+    since = next_tick();
+    ck_assert_int_eq(renameat(from, "f", from, "h"), 0);
+    ck_assert(tree_changed(from, since, NULL));
+    since = next_tick();
+    ck_assert_int_eq(fchmod(d, 0750), 0);
+    ck_assert(tree_changed(from, since, NULL));
+    since = next_tick();
+    ck_assert_int_eq(symlinkat("x", d, "l"), 0);
+    ck_assert(tree_changed(from, since, NULL));
+    close(d);
+}
+END_TEST
+
 START_TEST(what_is_unreadable_is_copied_where_its_owner_copies_it) {
     put(from, "f", "x", 0000);
     cleanup_error struct error err = {0};
@@ -244,6 +284,7 @@ int main(void) {
     tcase_add_test(t, sockets_are_left_out);
     tcase_add_test(t, deep_trees_need_few_descriptors_and_have_a_limit);
     tcase_add_test(t, it_is_cancelled_and_keeps_space_free);
+    tcase_add_test(t, every_change_is_noticed);
     tcase_add_test(t, what_is_unreadable_is_copied_where_its_owner_copies_it);
     tcase_add_test(t, everything_is_given_away);
     suite_add_tcase(s, t);

@@ -100,26 +100,35 @@ static json_t *mirror_patch(struct request *r) {
     return json_pack("{s:{s:o}}", "status", "forwardedPorts", list);
 }
 
-/* Best effort: the Services are what counts. Written against the version that was read before the
- * Services were, so that an older list never covers a newer one (W-95). */
-static void mirror(struct request *r) {
+/* The sandbox's network policy opens and closes with it (W-29), so it is a part of the work. Written against
+ * the version that was read before the Services were, so that an older list never covers a newer one (W-95).
+ */
+static bool mirror(struct request *r, struct error *err) {
     struct store *store = r->backend->store;
-    cleanup_error struct error err = {0};
     for (int i = 0; i < ATTEMPTS_MAX; i++) {
-        error_clear(&err);
+        error_clear(err);
         cleanup_object struct object *sandbox =
             store->ops->get(store, KIND_SANDBOX, r->sandbox->namespace, r->sandbox->name);
-        if (!sandbox || strcmp(sandbox->uid, r->sandbox->uid) != 0) return;
+        if (!sandbox || strcmp(sandbox->uid, r->sandbox->uid) != 0) return true; /* it is gone */
         cleanup_json json_t *patch = mirror_patch(r);
         struct store_preconditions same = {.uid = sandbox->uid,
                                            .resource_version = sandbox->resource_version};
         if (store->ops->patch(store, KIND_SANDBOX, STORE_STATUS, sandbox->namespace, sandbox->name, patch,
-                              &same, NULL, &err))
-            return;
-        if (strcmp(err.code, ERR_CONFLICT) != 0) break;
+                              &same, NULL, err))
+            return true;
+        if (strcmp(err->code, ERR_CONFLICT) != 0) break;
     }
-    log_warn("status.forwardedPorts was not written", "sandbox", r->sandbox->name, "error", err.message,
+    error_wrap(err, "the sandbox's list of forwarded ports was not written; try again");
+    log_warn("status.forwardedPorts was not written", "sandbox", r->sandbox->name, "error", err->message,
              NULL);
+    return false;
+}
+
+static bool is_mirrored(const struct request *r, int port) {
+    const json_t *list = json_at(r->sandbox->json, "status.forwardedPorts");
+    for (size_t i = 0; i < json_array_size(list); i++)
+        if (json_integer_value(json_object_get(json_array_get(list, i), "port")) == port) return true;
+    return false;
 }
 
 /* ---- create ---- */
@@ -256,12 +265,15 @@ void ports_create(struct request *r) {
     const struct port_publishing to = publishing(r);
     if (!port_publish(r->backend->store, r->sandbox, q.port, &to, &err)) {
         error_wrap(&err, "port %d is forwarded, but its preview address could not be made", q.port);
-        mirror(r);
+        cleanup_error struct error too = {0};
+        mirror(r, &too);
         reply_error(r, &err);
         return;
     }
-    mirror(r);
-    reply_json(r, 201, shown(r, service->json));
+    if (mirror(r, &err))
+        reply_json(r, 201, shown(r, service->json));
+    else
+        reply_error(r, &err);
 }
 
 /* ---- delete ---- */
@@ -304,8 +316,11 @@ void ports_delete(struct request *r) {
             reply_error(r, &err);
             return;
         }
-        mirror(r);
         if (sandbox_annotation(r->sandbox->json, ANNOTATION_PORT_NAMES)[0]) release_name(r, port);
+    }
+    if ((service || is_mirrored(r, port)) && !mirror(r, &err)) {
+        reply_error(r, &err);
+        return;
     }
     reply_empty(r, 204); /* also when nothing was forwarded: http-api.md 2.10 */
 }

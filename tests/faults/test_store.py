@@ -113,6 +113,23 @@ def test_ports_are_services_owned_by_the_sandbox(api, router):
         assert client.get("/api/v1/sandboxes/p/ports").json()["ports"] == []
 
 
+def test_W29_a_forward_that_the_sandboxs_policy_does_not_hear_of_is_no_success(api, router):
+    """The controller opens and closes ports by status.forwardedPorts: what is not written there is said, and can be repeated."""
+    with router.client() as client:
+        router.create("p", client)
+        ports = lambda: [p["port"] for p in (api.get("sandboxes", "p", "default").get("status") or {}).get("forwardedPorts", [])]  # noqa: E731
+        api.on("PATCH", "/sandboxes/p/status", status(503, headers={"Retry-After": "1"}), times=1)
+        answer = client.post("/api/v1/sandboxes/p/ports", json={"port": 8000})
+        assert error_of(answer, 503)["code"] == "unavailable" and answer.headers["Retry-After"] == "1"
+        assert client.post("/api/v1/sandboxes/p/ports", json={"port": 8000}).status_code == 201 and ports() == [8000]
+        api.forbidden.add(("patch", "sandboxes/status"))
+        error = error_of(client.delete("/api/v1/sandboxes/p/ports/8000"), 403)
+        assert error["code"] == "kubernetes_forbidden" and "try again" in error["error"] and ports() == [8000]
+        api.forbidden.clear()
+        assert client.delete("/api/v1/sandboxes/p/ports/8000").status_code == 204 and ports() == []
+        assert client.delete("/api/v1/sandboxes/p/ports/8000").status_code == 204
+
+
 def test_4_5_with_a_preview_domain_a_forward_has_an_ingress(api):
     flags = ("--preview-domain=.p.example.org", "--ingress-class-name=nginx", "--preview-tls-secret=wild")
     with ClusterRouter(api, *flags) as router, router.client() as client:
@@ -579,6 +596,53 @@ def test_a_missing_permission_is_named(api, router, verb, call):
         api.forbidden.add((verb, "sandboxes"))
         found = error_of(call(client), 403)
         assert found["code"] == "kubernetes_forbidden" and f"cannot {verb} resource" in found["error"]
+
+
+# What a call needs: verb, resource, and the call on sandboxes `run` and `stopped`, port 9 of `run` and template `mine`.
+NEEDED = [
+    ("create", "sandboxes", lambda c: c.post("/api/v1/sandboxes", json={"name": "new", "template": "t"})),
+    ("update", "sandboxes", lambda c: c.patch("/api/v1/sandboxes/run", json={"idleTimeout": "1h"})),
+    ("update", "sandboxes", lambda c: c.post("/api/v1/sandboxes/run/share", json={"identity": "b@e.org", "level": "viewer", "kind": "user"})),
+    ("update", "sandboxes", lambda c: c.post("/api/v1/sandboxes/run/share-links", json={"level": "viewer"})),
+    ("patch", "sandboxes", lambda c: c.post("/api/v1/sandboxes/run/stop")),
+    ("delete", "sandboxes", lambda c: c.delete("/api/v1/sandboxes/run")),
+    ("patch", "sandboxes/status", lambda c: c.post("/api/v1/sandboxes/stopped/resume")),
+    ("patch", "sandboxes/status", lambda c: c.post("/api/v1/sandboxes/run/ports", json={"port": 10})),
+    ("create", "services", lambda c: c.post("/api/v1/sandboxes/run/ports", json={"port": 11})),
+    ("patch", "services", lambda c: c.post("/api/v1/sandboxes/run/ports", json={"port": 9, "name": "nine"})),
+    ("delete", "services", lambda c: c.delete("/api/v1/sandboxes/run/ports/9")),
+    ("create", "clustersandboxtemplates", lambda c: c.post("/api/v1/templates", json={"name": "new", "image": {"repository": "x:1"}})),
+    ("delete", "clustersandboxtemplates", lambda c: c.delete("/api/v1/templates/mine")),
+    ("create", "secrets", lambda c: c.post("/api/v1/user/api-keys", json={"name": "new"})),
+    ("create", "configmaps", lambda c: c.put("/api/v1/user/preferences", json={"theme": "dark"})),
+    ("create", "pods/exec", lambda c: c.post("/api/v1/sandboxes/run/exec", json={"command": "true"})),
+]
+
+
+def test_I37_each_right_that_is_missing_is_named_to_who_needs_it(api, router):
+    def may_not_exec(request, connection):
+        allowed = api._allowed("create", "pods/exec", "default")
+        connection.answer(*((500, b"no") if allowed else (403, Refused(
+            403, "Forbidden", 'pods "run-pod" is forbidden: User "r" cannot create resource "pods/exec" in API group ""').body)))
+
+    api.route(r"/pods/[^/]+/exec$", may_not_exec)
+    with router.client() as client:
+        for name, phase in (("run", "Running"), ("stopped", "Stopped")):
+            assert router.create(name, client).status_code == 201
+            api.set_status("sandboxes", name, "default", phase=phase, podName=name + "-pod")
+        api.put("pods", {"metadata": {"name": "run-pod", "namespace": "default", "labels": {
+            "agenttier.io/managed": "true", "agenttier.io/sandbox": "run"}}, "spec": {"containers": [{"name": "sandbox"}]}})
+        api.set_status("pods", "run-pod", "default", phase="Running", podIP="192.0.2.1", containerStatuses=[
+            {"name": "sandbox", "containerID": "containerd://1", "state": {"running": {}}}])
+        wait_for(lambda: client.get("/api/v1/sandboxes/run").json()["status"] == "Running"
+                 and client.get("/api/v1/sandboxes/stopped").json()["status"] == "Stopped"
+                 and router.metric('agenttier_kubernetes_cached_objects{kind="Pod"}') == 1, 10, 0.05, "the phases")
+        assert client.post("/api/v1/sandboxes/run/ports", json={"port": 9}).status_code == 201
+        assert client.post("/api/v1/templates", json={"name": "mine", "image": {"repository": "x:1"}}).status_code == 201
+        for verb, resource, call in NEEDED:
+            api.forbidden = {(verb, resource)}
+            error = error_of(call(client), 403)
+            assert error["code"] == "kubernetes_forbidden" and f'cannot {verb} resource "{resource}"' in error["error"], (verb, resource, error)
 
 
 def test_I15_I37_the_start_names_permissions_that_the_account_lacks(api):

@@ -9,6 +9,9 @@
 static void clean_text(struct slice bytes) {
     cleanup_buffer struct buffer out = {0};
     audit_text(bytes, &out);
+    cleanup_free char *line = audit_log_text(bytes);
+    MUST(strlen(line) == bytes.len || memchr(bytes.ptr, 0, bytes.len) || audit_holds_credential(bytes) ||
+         memchr(bytes.ptr, '%', bytes.len));
     struct slice text = buffer_slice(&out);
     MUST(utf8_valid(text) && text.len <= 4 * 512);
     for (size_t i = 0; i < text.len; i++)

@@ -1,5 +1,6 @@
 /* API keys: their records, the body that asks for one, and the table that authenticates.
  * http-api.md 2.16, 3.3. */
+#include "common/text.h"
 #include "router/key_record.h"
 #include "tests/unit/router/fixture.h"
 
@@ -293,6 +294,21 @@ START_TEST(keys_in_the_store_are_found_until_they_are_not) {
     q = request_of("eve");
     ck_assert(key_create(store, "team", &q, foreign, NULL, &err));
     ck_assert_int_eq(key_cache_lookup(cache, slice_of(foreign), &who), KEY_UNKNOWN);
+    /* The id has 40 of the 64 digits: who has a key of the same id has not that key. */
+    cleanup_json json_t *near = secret_of(&q);
+    char hash[SHA256_HEX_LEN + 1];
+    sha256_hex(slice_of(key_text), hash);
+    hash[50] = hash[50] == '0' ? '1' : '0';
+    cleanup_buffer struct buffer coded = {0};
+    base64_encode(slice_of(hash), &coded);
+    json_object_set_new(json_object_get(near, "data"), "keyHash", json_string(buffer_cstr(&coded)));
+    cleanup_object struct object *kept = NULL;
+    ck_assert(store->ops->create(store, KIND_SECRET, near, &kept, &err));
+    unsigned char digest[SHA256_BYTES];
+    sha256_bytes(slice_of(key_text), digest);
+    ck_assert_int_eq(key_cache_lookup(cache, slice_of(key_text), &who), KEY_UNKNOWN);
+    ck_assert(!key_cache_valid(cache, digest));
+    ck_assert(store->ops->remove(store, KIND_SECRET, "agenttier", kept->name, NULL, &err));
     /* Lists: by the user id, not by its label (W-55). */
     cleanup_object_list struct object_list of_ana = key_cache_of_user(cache, "ana");
     ck_assert_uint_eq(of_ana.count, 200);

@@ -9,8 +9,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* Dropped after a refusal, so that the client reads the answer instead of a reset. */
-#define DROPPED_MAX (1 << 20)
 /* Of a refused target, what the log gets to see. */
 #define SHOWN_TARGET_MAX 1024
 
@@ -93,6 +91,7 @@ static size_t check_head(struct inbound *in, struct slice bytes) {
         if (bytes.len == 1) return 0;
         if (bytes.ptr[1] == '\n') return 2;
     }
+    if (bytes.len > INBOUND_HEAD_MAX) bytes.len = INBOUND_HEAD_MAX + 1;
     struct http1_head head;
     cleanup_error struct error err = {0};
     ssize_t len = http1_parse_client_request(bytes, &head, &err);
@@ -182,15 +181,9 @@ static size_t check(struct inbound *in, char *data, size_t len) {
 /* ---- Reading ---- */
 
 /* In the place of what was refused, which is behind all that is held now. */
-static void end_properly(struct inbound *in, inbound_source source, void *ctx) {
+static void end_properly(struct inbound *in) {
     hold(in, in->refusal->instead, in->refusal->len);
     in->ready = in->end;
-    char bytes[16 * 1024];
-    for (size_t dropped = 0; dropped < DROPPED_MAX;) {
-        ssize_t n = source(ctx, bytes, sizeof bytes);
-        if (n <= 0) return;
-        dropped += (size_t)n;
-    }
 }
 
 static ssize_t nothing_more(size_t got, ssize_t rc) {
@@ -224,7 +217,7 @@ static bool read_aside(struct inbound *in, inbound_source source, void *ctx, boo
     in->ready += check(in, in->held + in->ready, in->end - in->ready);
     if (in->state == INBOUND_REFUSED) {
         in->end = in->ready;
-        end_properly(in, source, ctx);
+        end_properly(in);
     }
     return true;
 }
@@ -251,7 +244,7 @@ ssize_t inbound_read(struct inbound *in, inbound_source source, void *ctx, char 
         }
         size_t have = waiting + (size_t)n, good = check(in, out + got, have);
         if (in->state == INBOUND_REFUSED)
-            end_properly(in, source, ctx);
+            end_properly(in);
         else if (good < have)
             hold(in, out + got + good, have - good);
         got += good;

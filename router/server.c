@@ -148,8 +148,12 @@ static void on_completed(void *ctx, struct MHD_Connection *connection, void **st
     struct connection *c = connection_of(connection);
     if (!x) return;
     *state = NULL;
-    if (!x->upgrade && !inbound_next(&c->inbound, x->number)) shutdown(c->fd, SHUT_RDWR);
-    exchange_completed(x, code == MHD_REQUEST_TERMINATED_COMPLETED_OK);
+    bool ok = code == MHD_REQUEST_TERMINATED_COMPLETED_OK;
+    if (ok && x->close_after)
+        linger_after(x->loop, c->fd);
+    else if (!x->upgrade && !inbound_next(&c->inbound, x->number))
+        shutdown(c->fd, SHUT_RDWR);
+    exchange_completed(x, ok);
     c->head_since = 0;
     c->bytes_at_idle = 0;
 }
@@ -404,6 +408,7 @@ static void stop_loop(struct loop *loop) {
         uv_close((uv_handle_t *)&loop->listeners[i].poll, NULL);
         MHD_stop_daemon(loop->listeners[i].daemon);
     }
+    linger_stop(loop);
     upstream_pool_free(loop->upstreams);
     uv_close((uv_handle_t *)&loop->wake, NULL);
     uv_close((uv_handle_t *)&loop->before_wait, NULL);

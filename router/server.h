@@ -124,6 +124,8 @@ struct loop {
     struct exchange *exchanges;
     struct exchange *spare; /* used ones, linked by `next`: their memory and small buffers are used again */
     unsigned spare_count;
+    struct lingering *lingering; /* router/linger.c */
+    int lingering_count;
     struct upstream_pool *upstreams;
     struct verification *verifications_waiting, *verifications_last; /* router/verification.c */
     int verifications_count, verifications_running;
@@ -183,6 +185,13 @@ void connection_unwatch_hangup(struct connection *c);
 void inbound_watch(struct loop *loop);
 void inbound_add(struct loop *loop, struct connection *c);
 void inbound_remove(struct loop *loop, struct connection *c);
+
+/* linger.c */
+/* The last answer was sent on this connection, which libmicrohttpd closes next: what the client still sends
+ * is read and dropped for a while, so that it gets to read that answer. */
+void linger_after(struct loop *loop, int fd);
+/* Ends all of that; the loop gives the memory back when it runs. */
+void linger_stop(struct loop *loop);
 
 struct router *server_router(struct server *server);
 /* Binds and starts the loops; false with err when an address cannot be had. */

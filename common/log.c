@@ -139,9 +139,13 @@ static size_t character(const char *s, size_t n) {
 
 /* Bytes at the start that stand for themselves: nearly all text is only that. */
 static size_t plain_run(const char *s, size_t n) {
+    /* A bit for each of the first 128 characters: those from the space to '~' but '"' and '\\'. */
+    static const uint32_t bits[4] = {0, 0xfffffffb, 0xefffffff, 0x7fffffff};
     size_t i = 0;
-    while (i < n && s[i] >= ' ' && s[i] < 0x7f && s[i] != '"' && s[i] != '\\')
-        i++;
+    for (; i < n; i++) {
+        unsigned char c = (unsigned char)s[i];
+        if (c >= 128 || !(bits[c / 32] >> (c % 32) & 1)) break;
+    }
     return i;
 }
 

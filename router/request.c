@@ -63,7 +63,9 @@ static void warn_of_proxy(struct request *r, const char *peer) {
 }
 
 void request_find_client(struct request *r, const char *peer) {
-    snprintf(r->client_ip, sizeof r->client_ip, "%s", peer);
+    size_t n = strnlen(peer, sizeof r->client_ip - 1);
+    memcpy(r->client_ip, peer, n);
+    r->client_ip[n] = '\0';
     if (!forwarded_trusts(r->router->config, peer)) {
         warn_of_proxy(r, peer);
         return;

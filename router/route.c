@@ -45,6 +45,8 @@ static enum extent read_variable(const char *t, const char **close, struct slice
 /* Whether the path has the pattern's shape: most rows are told apart by this, without decoding anything. */
 static bool has_shape(const char *pattern, struct slice path) {
     const char *p = path.ptr, *end = path.ptr + path.len;
+    char last = pattern[strlen(pattern) - 1];
+    if (last != '}' && (path.len == 0 || end[-1] != last)) return false; /* most rows, at once */
     for (const char *t = pattern; *t;) {
         if (*t != '{') {
             if (p == end || *p != *t) return false;

@@ -103,7 +103,7 @@ void upstream_pool_put(struct upstream *u) {
     struct upstream_pool *pool = u->pool;
     struct upstream **bucket = &pool->buckets[bucket_of(u->uid, u->port)];
     size_t same = 0;
-    for (struct upstream *v = *bucket; v; v = v->bucket_next)
+    for (struct upstream *v = *bucket; v && pool->idle >= UPSTREAM_MAX_TARGET; v = v->bucket_next)
         same += v->port == u->port && !strcmp(v->uid, u->uid);
     if (pool->closing || !u->uid[0] || same >= UPSTREAM_MAX_TARGET) {
         upstream_destroy(u);

@@ -57,7 +57,7 @@ void archive_write(struct request *r);
 void ports_list(struct request *r);
 void ports_create(struct request *r);
 void ports_delete(struct request *r);
-/* preview.c */
+/* preview_admit.c, preview.c */
 bool preview_precheck(struct request *r, struct error *err);
 void preview_proxy(struct request *r);
 

@@ -1,39 +1,27 @@
 /* The preview proxy: a request for a forwarded port of a sandbox goes to the application there, and its
- * answer comes back, both as they flow. This file joins the client's stream (router/request.h), the way
- * into the sandbox (backend/access.h) and the connection (router/upstream.h); what of the heads passes is
- * decided in router/preview_headers.c. (http-api.md 2.11; lessons I18 to I27)
+ * answer comes back, both as they flow. Whether it may is in router/preview_admit.c; this file joins the
+ * client's stream (router/request.h), the way into the sandbox (backend/access.h) and the connection
+ * (router/upstream.h); what of the heads passes is decided in router/preview_headers.c. (http-api.md 2.11;
+ * lessons I18 to I27)
  *
  * An upgrade (WebSocket) that the application grants (router/preview_upgrade.h) turns both connections into
  * a tunnel (router/tunnel.h). One that it does not grant is answered like any other request. */
 #include "router/activity.h"
 #include "router/auth.h"
 #include "router/bearer.h"
-#include "router/cors.h"
 #include "router/handlers.h"
-#include "router/ports.h"
+#include "router/preview_admit.h"
+#include "router/preview_early.h"
+#include "router/preview_failure.h"
 #include "router/preview_headers.h"
 #include "router/preview_upgrade.h"
 #include "router/router.h"
 #include "router/tunnel.h"
 #include "router/upstream.h"
 
-#include <stdio.h>
-
 #define CONNECT_TIMEOUT_MS 10000
 /* How long the client's body and the answer may both stand still, each waiting for the other. */
 #define STALL_TIMEOUT_MS 10000
-
-/* An answer that came while the client still sends: the server can begin to answer only after the
- * request's body. It waits until the body or the answer is complete. */
-struct early_answer {
-    bool waits;
-    bool full;  /* `body` takes no more */
-    bool ended; /* `body` is the rest of the answer */
-    int status;
-    int64_t length;
-    struct buffer headers; /* "name\0value\0" pairs */
-    struct buffer body;    /* what came of it, at most UPSTREAM_BUFFER */
-};
 
 struct preview {
     struct request *r; /* NULL: the client's exchange is over */
@@ -66,46 +54,6 @@ static void forward(struct preview *p);
 
 /* ---- Failures ---- */
 
-static void append_html(struct buffer *out, const char *text) {
-    for (; *text; text++) {
-        switch (*text) {
-        case '&': buffer_append_str(out, "&amp;"); break;
-        case '<': buffer_append_str(out, "&lt;"); break;
-        case '>': buffer_append_str(out, "&gt;"); break;
-        case '"': buffer_append_str(out, "&quot;"); break;
-        default: buffer_append_char(out, *text);
-        }
-    }
-}
-
-/* A page for people who opened the URL, JSON for programs (lessons I21). */
-static void reply_failure(struct request *r, const struct error *err) {
-    const char *accept = request_header(r, "Accept");
-    if (!accept || !strcasestr(accept, "text/html")) {
-        reply_error(r, err);
-        return;
-    }
-    struct buffer page = {0};
-    buffer_printf(
-        &page,
-        "<!doctype html>\n<html lang=\"en\"><head><meta charset=\"utf-8\"><title>%d %s</title>"
-        "<style>body{font:16px/1.5 system-ui,sans-serif;margin:15vh auto;max-width:36em;padding:0 1em}"
-        "code{color:#666}</style></head>\n<body><h1>This preview is not available</h1>\n<p>",
-        err->status, err->code);
-    append_html(&page, err->message);
-    buffer_printf(&page, "</p>\n<p><code>%d %s</code></p></body></html>\n", err->status, err->code);
-    if (err->retry_after > 0) {
-        char seconds[16];
-        snprintf(seconds, sizeof seconds, "%d", err->retry_after);
-        reply_header(r, "Retry-After", seconds);
-    }
-    reply_header(r, "Cache-Control", "no-store");
-    reply_header(r, "Content-Security-Policy", "default-src 'none'; style-src 'unsafe-inline'");
-    size_t len;
-    char *text = buffer_steal(&page, &len);
-    reply_text(r, err->status, "text/html; charset=utf-8", text, len);
-}
-
 /* Ends what was started; the answer, if it has begun, is cut so that it cannot pass for complete. */
 static void give_up(struct preview *p, const struct error *err) {
     access_close(steal_ptr(p->dial));
@@ -117,7 +65,7 @@ static void give_up(struct preview *p, const struct error *err) {
         reply_stream_abort(r);
         return;
     }
-    reply_failure(r, err);
+    preview_reply_failure(r, err);
     if (p->body_waits) request_body_resume(r);
 }
 
@@ -164,33 +112,9 @@ static void emit_header(void *ctx, const char *name, const char *value) {
     reply_header(ctx, name, value);
 }
 
-static void keep_header(void *ctx, const char *name, const char *value) {
-    buffer_append(ctx, name, strlen(name) + 1);
-    buffer_append(ctx, value, strlen(value) + 1);
-}
-
-/* Begins the answer that waited. */
 static void begin_early(struct preview *p) {
-    struct early_answer *early = &p->early;
-    early->waits = false;
     stop_timer(p);
-    for (size_t at = 0; at < early->headers.len;) {
-        const char *name = early->headers.data + at;
-        const char *value = name + strlen(name) + 1;
-        reply_header(p->r, name, value);
-        at = (size_t)(value - early->headers.data) + strlen(value) + 1;
-    }
-    reply_stream_begin(p->r, early->status, early->length);
-}
-
-/* Hands on what was kept of an early answer; false: some is left. */
-static bool flush_early(struct preview *p) {
-    struct buffer *body = &p->early.body;
-    if (!body->len) return true;
-    buffer_consume(body, reply_stream_write(p->r, body->data, body->len));
-    if (body->len) return false;
-    if (p->early.ended) reply_stream_end(p->r);
-    return true;
+    early_answer_begin(&p->early, p->r);
 }
 
 /* Content-Length for the client: the body's, or what the answer to a HEAD claims; -1 = not known. */
@@ -208,20 +132,15 @@ static struct preview_place place_of(const struct preview *p, int port) {
                                   .prefix = p->prefix};
 }
 
-static int port_of_request(const struct request *r) {
-    uint64_t port;
-    return slice_parse_u64(slice_of(request_param(r, "port")), 65535, &port) ? (int)port : 0;
-}
-
 static void on_head(void *ctx, const struct http1_head *head, const struct slice *whole) {
     struct preview *p = ctx;
     struct request *r = p->r;
-    struct preview_place place = place_of(p, port_of_request(r));
+    struct preview_place place = place_of(p, preview_port(r));
     struct buffer *scratch = upstream_pool_scratch(r->upstreams);
     /* An answer that is complete is passed on at once: the application does not want the rest. */
     bool wait = !whole && !p->body_done;
-    preview_answer_headers(&place, head, scratch, wait ? keep_header : emit_header,
-                           wait ? (void *)&p->early.headers : (void *)r);
+    preview_answer_headers(&place, head, scratch, wait ? early_answer_header : emit_header,
+                           wait ? (void *)&p->early : (void *)r);
     if (wait) {
         p->early.waits = true;
         p->early.status = head->status;
@@ -246,10 +165,7 @@ static size_t on_answer_body(void *ctx, const char *data, size_t len) {
     struct preview *p = ctx;
     struct early_answer *early = &p->early;
     if (!early->waits) return early->body.len ? 0 : reply_stream_write(p->r, data, len);
-    size_t room = UPSTREAM_BUFFER - early->body.len, taken = len < room ? len : room;
-    buffer_append(&early->body, data, taken);
-    early->full = taken < len;
-    return taken;
+    return early_answer_take(early, data, len);
 }
 
 static void on_answer_end(void *ctx) {
@@ -263,7 +179,7 @@ static void on_answer_end(void *ctx) {
     if (!p->early.body.len)
         reply_stream_end(r);
     else
-        flush_early(p);
+        early_answer_flush(&p->early, p->r);
     if (resume) request_body_resume(r);
 }
 
@@ -314,7 +230,7 @@ static void on_upgrade(void *ctx, const struct http1_head *head, struct slice re
         return;
     }
     p->tunnelled = true;
-    struct preview_place place = place_of(p, port_of_request(r));
+    struct preview_place place = place_of(p, preview_port(r));
     preview_answer_headers(&place, head, upstream_pool_scratch(r->upstreams), emit_header, r);
     reply_header(r, "Upgrade", p->upgrade.protocol);
     buffer_append(&p->early.body, rest.ptr, rest.len);
@@ -363,25 +279,9 @@ static const struct upstream_events upstream_events = {
     .on_upgrade = on_upgrade,
 };
 
-struct header_list {
-    struct http1_header items[HTTP1_MAX_HEADERS];
-    size_t count;
-    bool overflow;
-};
-
-static bool collect_header(void *ctx, struct slice name, struct slice value) {
-    struct header_list *list = ctx;
-    if (list->count == HTTP1_MAX_HEADERS) {
-        list->overflow = true;
-        return false;
-    }
-    list->items[list->count++] = (struct http1_header){name, value};
-    return true;
-}
-
 /* How the caller was known, to the rules of headers. An API key or the development mode needs no
  * Authorization, so that is the application's, unless it holds a token that would log in here (W-08). */
-static enum auth_method method_of(const struct request *r, const struct header_list *list) {
+static enum auth_method method_of(const struct request *r, const struct preview_headers *list) {
     for (size_t i = 0; i < list->count; i++) {
         if (!slice_equal_nocase(list->items[i].name, "authorization")) continue;
         cleanup_free char *value = slice_dup(list->items[i].value);
@@ -396,11 +296,9 @@ static enum auth_method method_of(const struct request *r, const struct header_l
 static void forward(struct preview *p) {
     struct request *r = p->r;
     cleanup_error struct error err = {0};
-    struct header_list list;
-    list.count = 0;
-    list.overflow = false;
-    request_each_header(r, collect_header, &list);
-    struct preview_request request = {.place = place_of(p, port_of_request(r)),
+    struct preview_headers list;
+    preview_collect_headers(r, &list);
+    struct preview_request request = {.place = place_of(p, preview_port(r)),
                                       .method = r->method,
                                       .path = r->path,
                                       .query = r->query,
@@ -439,7 +337,7 @@ static void on_connected(void *ctx, int fd) {
     cleanup_error struct error err = {0};
     stop_timer(p);
     access_close(steal_ptr(p->dial));
-    p->upstream = upstream_adopt(p->r->upstreams, p->r->sandbox->uid, port_of_request(p->r), fd, &err);
+    p->upstream = upstream_adopt(p->r->upstreams, p->r->sandbox->uid, preview_port(p->r), fd, &err);
     if (p->upstream)
         forward(p);
     else
@@ -471,7 +369,7 @@ static const struct access_events dial_events = {
 static void start_dial(struct preview *p) {
     struct request *r = p->r;
     cleanup_error struct error err = {0};
-    cleanup_json json_t *args = json_pack("{s:i}", "port", port_of_request(r));
+    cleanup_json json_t *args = json_pack("{s:i}", "port", preview_port(r));
     p->dial = access_open(r->backend->access, r->uv, r->sandbox, ACCESS_DIAL, args, &dial_events, p, &err);
     if (p->dial)
         start_timer(p, CONNECT_TIMEOUT_MS, 0);
@@ -496,12 +394,12 @@ static void on_body_end(struct request *r) {
     if (p->upstream) upstream_finish(p->upstream);
     if (!p->early.waits) return;
     begin_early(p);
-    if (flush_early(p) && p->upstream) upstream_resume(p->upstream);
+    if (early_answer_flush(&p->early, p->r) && p->upstream) upstream_resume(p->upstream);
 }
 
 static void on_writable(struct request *r) {
     struct preview *p = r->state;
-    if (flush_early(p) && p->upstream) upstream_resume(p->upstream);
+    if (early_answer_flush(&p->early, p->r) && p->upstream) upstream_resume(p->upstream);
 }
 
 static void on_timer_closed(uv_handle_t *handle) {
@@ -521,8 +419,7 @@ static void on_close(struct request *r, bool aborted) {
     else
         upstream_pool_leave(r->upstreams);
     buffer_free(&p->base_url);
-    buffer_free(&p->early.headers);
-    buffer_free(&p->early.body);
+    early_answer_free(&p->early);
     if (p->timer_open)
         uv_close((uv_handle_t *)&p->timer, on_timer_closed);
     else
@@ -532,60 +429,13 @@ static void on_close(struct request *r, bool aborted) {
 static const struct stream_ops preview_ops = {
     .on_body = on_body, .on_body_end = on_body_end, .on_writable = on_writable, .on_close = on_close};
 
-/* What the request asks to be upgraded to, and whether it may. */
-static bool check_upgrade(struct request *r, struct preview_upgrade *upgrade, struct error *err) {
-    struct header_list list;
-    *upgrade = (struct preview_upgrade){0};
-    if (!request_header(r, "Upgrade")) return true;
-    list.count = 0;
-    request_each_header(r, collect_header, &list);
-    if (!preview_upgrade_wanted(list.items, list.count, r->method, r->http_1_0, r->body_length, upgrade, err))
-        return false;
-    if (!upgrade->protocol[0] || r->identity.auth_method != AUTH_BY_DEV) return true;
-    /* Whoever can reach this server is let in: a page elsewhere in the same person's browser must not be. */
-    cleanup_buffer struct buffer base = {0};
-    request_base_url(r, &base);
-    const char *origin = request_header(r, "Origin");
-    if (preview_upgrade_origin(origin, buffer_slice(&base)) || cors_allows_origin(r)) return true;
-    error_set(err, 403, "origin_not_allowed",
-              "a page of this origin may not open connections; --cors-allowed-origins lists those that may");
-    return false;
-}
-
-static bool check(struct request *r, int port, char prefix[PREVIEW_PREFIX_MAX], struct error *err) {
-    if (!preview_prefix(r->sandbox->name, port, prefix)) {
-        error_set(err, 404, "sandbox_not_found", "no such sandbox");
-        return false;
-    }
-    if (!port_forward_find(r->backend->store, r->sandbox, port)) {
-        error_set(
-            err, 404, "port_not_forwarded",
-            "port %d of this sandbox is not forwarded: POST /api/v1/sandboxes/%s/ports with {\"port\": %d}",
-            port, r->sandbox->name, port);
-        return false;
-    }
-    if (!upstream_pool_admit(r->upstreams)) {
-        error_set(err, 503, "proxy_overloaded",
-                  "%d previewed requests are under way on this server's thread; retry", UPSTREAM_MAX_ACTIVE);
-        err->retry_after = 1;
-        return false;
-    }
-    return true;
-}
-
-bool preview_precheck(struct request *r, struct error *err) {
-    if (port_of_request(r) > 0) return true;
-    error_set(err, 400, ERR_BAD_REQUEST, "the port must be a number from 1 to 65535");
-    return false;
-}
-
 void preview_proxy(struct request *r) {
     cleanup_error struct error err = {0};
-    int port = port_of_request(r);
+    int port = preview_port(r);
     char prefix[PREVIEW_PREFIX_MAX];
     struct preview_upgrade upgrade;
-    if (!check_upgrade(r, &upgrade, &err) || !check(r, port, prefix, &err)) {
-        reply_failure(r, &err);
+    if (!preview_admit(r, port, prefix, &upgrade, &err)) {
+        preview_reply_failure(r, &err);
         return;
     }
     router_touch(r);

@@ -26,7 +26,7 @@
 #define CONNECTIONS_PER_LOOP    10000
 #define HEAD_TIMEOUT_MS         5000
 #define SWEEP_MS                1000
-#define WAITING_MS              5 /* most handlers have gone on by then */
+#define WAITING_MS              20 /* most handlers have gone on by then, also on a busy machine */
 #define DRAIN_MS                30000
 #define GOODBYE_MS              3000 /* of that for upgraded connections that say goodbye */
 #define LEFT_OVER_MS            6000 /* for what streams still do after they were closed */

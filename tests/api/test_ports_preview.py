@@ -1,6 +1,7 @@
 """Port forwards and the preview proxy: http-api.md 2.10 and 2.11, lessons I25 to I27, S18 to S20, S25."""
 
 import concurrent.futures
+import contextlib
 import hashlib
 import json
 import re
@@ -12,7 +13,8 @@ import pytest
 from harness import MiB, Raw, Router, error_of, wait_for
 
 APP = r'''
-import base64, hashlib, http.server, json, os, socketserver, time
+import base64, hashlib, http.server, json, os, socketserver, threading, time
+gates, waiting, opened = threading.Condition(), [], set()
 class App(http.server.BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     def log_message(self, *a): pass
@@ -76,6 +78,19 @@ class App(http.server.BaseHTTPRequestHandler):
             self.answer(b"h", 200, [tuple(h) for h in json.loads(base64.urlsafe_b64decode(self.path.split("?")[1]))])
         elif path == "/slow":
             time.sleep(float(self.path.split("?")[1])); self.answer(b"slow")
+        elif path == "/gate":
+            with gates:
+                waiting.append(self.path)
+                gates.notify_all()
+                gates.wait_for(lambda: self.path in opened)
+            self.answer(self.path.encode())
+        elif path == "/open":
+            with gates:
+                opened.update("/gate?" + name for name in self.path.split("?")[1].split(","))
+                gates.notify_all()
+            self.answer(b"opened")
+        elif path == "/waiting":
+            with gates: self.answer(str(len(waiting)).encode())
         elif path == "/early":
             self.answer(b"early", 413, [("Connection", "close")]); self.close_connection = True
         else:
@@ -306,6 +321,38 @@ def test_slow_app_does_not_block_others(box, app):
         assert box.client.get(app + "/").status_code == 200
         assert not any(f.done() for f in slow)
         assert all(f.result().text == "slow" for f in slow)
+
+
+def test_what_waits_for_an_application_delays_nobody(box, app, keyed):
+    """Requests that wait for their application, more than wait in any one way, beside heads and bodies that take
+    the server several turns; all are answered, each with its own answer."""
+    def head(path, more=""):
+        return f"GET {app}{path} HTTP/1.1\r\nHost: x\r\nX-API-Key: {keyed.keys['u1']}\r\n{more}\r\n"
+    names = [f"n{i}" for i in range(100)]
+    with contextlib.ExitStack() as stack:
+        gates = [stack.enter_context(Raw(keyed, timeout=60)) for _ in names]
+        other = stack.enter_context(Raw(keyed, timeout=60))
+        for i, (gate, name) in enumerate(zip(gates, names)):
+            gate.send(head(f"/gate?{name}"))
+            large = head("/path/large", f"X-Large: {'x' * 40000}\r\n")
+            if i % 10 == 0:
+                other.send(large[:36000])
+                other.send(large[36000:])
+                assert other.response()[2] == b"/path/large"
+                other.send(head("/bytes?3000000"))
+                assert len(other.response()[2]) == 3000000
+        wait_for(lambda: box.client.get(app + "/waiting").text == str(len(names)), 60, what="all requests at the application")
+        gone = gates.pop()
+        gone.socket.close()
+        left = names[:-1]
+        for part in (left[::2], left[1::2]):
+            assert box.client.get(app + "/open?" + ",".join(part)).text == "opened"
+            for gate, name in zip(gates, names):
+                if name in part:
+                    assert gate.response()[::2] == (200, f"/gate?{name}".encode())
+        gates[0].send(head("/path/again"))
+        assert gates[0].response()[2] == b"/path/again"
+        assert box.client.get(app + "/open?" + names[-1]).text == "opened"
 
 
 def test_answer_before_the_body_was_sent(box, app):

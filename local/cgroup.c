@@ -6,10 +6,12 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <linux/sched.h>
 #include <signal.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
 #include <unistd.h>
 
 #define PROC_FILE_MAX (1024 * 1024)
@@ -241,13 +243,13 @@ static bool set_limits(const struct cgroup_base *base, const char *dir, const st
 
 bool cgroup_create(const struct cgroups *groups, const char *name, const struct limits *limits,
                    struct cgroup_set *out, struct error *err) {
-    *out = (struct cgroup_set){.entry_fds = {-1, -1, -1}};
+    *out = CGROUP_SET_NONE;
     for (size_t i = 0; i < groups->count; i++) {
         const struct cgroup_base *base = &groups->bases[i];
         char *dir = out->paths[out->count] = xasprintf("%s/agenttier-%s", base->path, name);
         /* Moving a whole process takes a lock that all forks and exits hold, so the kernel waits some 7 ms
          * for an RCU grace period first. Moving the one thread that writes does not, and the process that
-         * enters has no other. In version 2 only processes can be moved. */
+         * enters has no other. In version 2 only processes can be moved: cgroup_fork() is the way around. */
         cleanup_free char *entry = xasprintf("%s/%s", dir, base->v2 ? "cgroup.procs" : "tasks");
         int *fd = &out->entry_fds[out->count++];
         if ((mkdir(dir, 0755) != 0 && errno != EEXIST) || !set_limits(base, dir, limits) ||
@@ -258,8 +260,21 @@ bool cgroup_create(const struct cgroups *groups, const char *name, const struct 
             cgroup_set_close(out);
             return false;
         }
+        if (base->v2) out->v2_fd = open(dir, O_PATH | O_DIRECTORY | O_CLOEXEC);
     }
     return true;
+}
+
+pid_t cgroup_fork(const struct cgroup_set *set, bool *entered) {
+    *entered = false;
+    if (set->v2_fd >= 0 && set->count == 1) {
+        struct clone_args how = {
+            .flags = CLONE_INTO_CGROUP, .exit_signal = SIGCHLD, .cgroup = (unsigned)set->v2_fd};
+        pid_t pid = (pid_t)syscall(SYS_clone3, &how, sizeof how);
+        *entered = pid >= 0;
+        if (pid >= 0) return pid;
+    }
+    return fork();
 }
 
 void cgroup_set_close(struct cgroup_set *set) {
@@ -267,7 +282,8 @@ void cgroup_set_close(struct cgroup_set *set) {
         if (set->entry_fds[i] >= 0) close(set->entry_fds[i]);
         free(set->paths[i]);
     }
-    *set = (struct cgroup_set){.entry_fds = {-1, -1, -1}};
+    if (set->v2_fd >= 0) close(set->v2_fd);
+    *set = CGROUP_SET_NONE;
 }
 
 size_t cgroup_kill(const char *path) {

@@ -6,6 +6,8 @@
 #include "common/error.h"
 #include "local/resource_limits.h"
 
+#include <sys/types.h>
+
 #define CGROUP_MAX 3 /* hierarchies: cpu, memory, pids */
 
 /* Where groups can be made on this machine. Fixed after cgroup_detect. */
@@ -31,12 +33,17 @@ struct cgroup_set {
     char *paths[CGROUP_MAX];   /* owned */
     int entry_fds[CGROUP_MAX]; /* a process without threads enters by writing "0"; open between create and
                                   close, else -1 */
+    int v2_fd;                 /* the group itself, when it is one of version 2; else -1 */
     size_t count;
 };
+#define CGROUP_SET_NONE ((struct cgroup_set){.entry_fds = {-1, -1, -1}, .v2_fd = -1})
 /* `name` must be one path component. Existing groups are taken over with new limits. */
 bool cgroup_create(const struct cgroups *groups, const char *name, const struct limits *limits,
                    struct cgroup_set *out, struct error *err);
 void cgroup_set_close(struct cgroup_set *set); /* closes and frees; the groups stay */
+/* fork(), for a process without threads. Where the kernel can (version 2, Linux 5.7), the child is born in
+ * the groups and *entered is true; else it has to enter by entry_fds. */
+pid_t cgroup_fork(const struct cgroup_set *set, bool *entered);
 
 /* SIGKILL for what is in the group; returns how many processes it saw. */
 size_t cgroup_kill(const char *path);

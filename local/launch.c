@@ -56,6 +56,7 @@ struct child {
     int fds[FD_COUNT];
     int record_fd; /* DIR/launch */
     int failed_fd; /* struct failure, when it does not come to exec; closed by exec */
+    bool entered;  /* the control groups, by cgroup_fork() */
     sigset_t no_signals;
 };
 
@@ -204,7 +205,7 @@ static _Noreturn void run_child(struct child *c) {
         sigaction(s, &normal, NULL);
     sigprocmask(SIG_SETMASK, &c->no_signals, NULL);
     if (!record_self(c->record_fd)) give_up(c, STEP_RECORD);
-    for (size_t i = 0; i < c->plan->cgroups->count; i++)
+    for (size_t i = 0; i < c->plan->cgroups->count && !c->entered; i++)
         if (write(c->plan->cgroups->entry_fds[i], "0", 1) != 1) give_up(c, STEP_CGROUP);
     if (c->plan->own_user) stage(c);
     set_limits(c);
@@ -285,7 +286,7 @@ static bool fork_detached(struct child *c, struct error *err) {
     pid_t middle = fork();
     if (middle == 0) {
         if (setsid() < 0) give_up(c, STEP_FORK);
-        pid_t pid = fork();
+        pid_t pid = cgroup_fork(c->plan->cgroups, &c->entered);
         if (pid < 0) give_up(c, STEP_FORK);
         if (pid > 0) _exit(0);
         run_child(c);

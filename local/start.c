@@ -202,7 +202,7 @@ static bool run(struct engine *e, struct entry *s, struct start *t, struct error
 
 bool start_sandbox(struct engine *e, struct entry *s, const struct object *sandbox, json_t **resolved,
                    struct error *err) {
-    struct start t = {.cgroups = {.entry_fds = {-1, -1, -1}}, .lock_fd = -1};
+    struct start t = {.cgroups = CGROUP_SET_NONE, .lock_fd = -1};
     *resolved = template_resolve(e->store, sandbox->json, err);
     bool ok = *resolved && find_root(e, *resolved, &t.root, err) && prepare_places(e, s, *resolved, &t, err);
     if (!ok) {

@@ -19,6 +19,7 @@
 #include <jansson.h>
 #include <stdio.h>
 #include <sys/stat.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 START_TEST(reads_start_times) {
@@ -347,6 +348,54 @@ START_TEST(gives_each_its_user) {
 }
 END_TEST
 
+/* Whether a child of cgroup_fork() is in the group, having entered by itself when it was not born there. */
+static bool child_is_in(const struct cgroup_set *set, bool *entered) {
+    pid_t pid = cgroup_fork(set, entered);
+    ck_assert_int_ge(pid, 0);
+    if (pid == 0) {
+        char text[4096];
+        if (!*entered && write(set->entry_fds[0], "0", 1) != 1) _exit(2);
+        int fd = open("/proc/self/cgroup", O_RDONLY | O_CLOEXEC);
+        ssize_t n = fd >= 0 ? read(fd, text, sizeof text - 1) : -1;
+        text[n > 0 ? n : 0] = '\0';
+        _exit(strstr(text, strrchr(set->paths[0], '/')) ? 0 : 1);
+    }
+    int status;
+    ck_assert_int_eq(waitpid(pid, &status, 0), pid);
+    return WIFEXITED(status) && WEXITSTATUS(status) == 0;
+}
+
+START_TEST(forks_into_a_group_of_version_2) {
+    cleanup_buffer struct buffer mounts = {0}, at = {0}, root = {0};
+    ck_assert(file_read("/proc/self/mountinfo", 1 << 20, &mounts, NULL));
+    if (!cgroup_parse_mount(buffer_cstr(&mounts), "", &at, &root)) {
+        puts("not tried: no control groups of version 2 are mounted here");
+        return;
+    }
+    struct cgroups groups = {.bases = {{.path = (char *)buffer_cstr(&at), .v2 = true}}, .count = 1};
+    struct limits limits = {.memory_bytes = 1 << 30, .pids = 100};
+    struct cgroup_set set;
+    char name[40];
+    snprintf(name, sizeof name, "test-%d", (int)getpid());
+    cleanup_error struct error err = {0};
+    if (!cgroup_create(&groups, name, &limits, &set, &err)) {
+        printf("not tried: %s\n", err.message);
+        return;
+    }
+    ck_assert_int_ge(set.v2_fd, 0);
+    bool entered = false;
+    ck_assert(child_is_in(&set, &entered));
+    printf("born in its group: %s\n", entered ? "yes" : "no, this kernel cannot");
+    /* without the kernel's help */
+    close(set.v2_fd);
+    set.v2_fd = -1;
+    ck_assert(child_is_in(&set, &entered));
+    ck_assert(!entered);
+    ck_assert(cgroup_remove(set.paths[0]));
+    cgroup_set_close(&set);
+}
+END_TEST
+
 int main(void) {
     Suite *suite = suite_create("local-parts");
     TCase *pure = tcase_create("pure");
@@ -357,6 +406,9 @@ int main(void) {
     tcase_add_test(pure, builds_every_wall);
     tcase_add_test(pure, builds_the_filter_and_the_environment);
     suite_add_tcase(suite, pure);
+    TCase *groups = tcase_create("groups");
+    tcase_add_test(groups, forks_into_a_group_of_version_2);
+    suite_add_tcase(suite, groups);
     TCase *trees = tcase_create("trees");
     tcase_add_checked_fixture(trees, make_scratch, remove_scratch);
     tcase_add_test(trees, removes_hostile_trees);

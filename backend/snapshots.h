@@ -6,8 +6,24 @@
 
 #include "backend/store.h"
 
-/* What the Router adds to the contract's labels and annotations. */
-#define LABEL_SNAPSHOT_SOURCE_UID "agenttier.io/source-uid" /* of the sandbox; for O5 */
+#include <time.h>
+
+#define GENERATED_NAME_MAX 63 /* it is a label's value, too */
+#define SNAPSHOT_LABEL_MAX 63
+
+#define LABEL_SNAPSHOT_KIND  "agenttier.io/snapshot-kind"
+#define LABEL_SOURCE_PVC     "agenttier.io/source-pvc"
+#define SNAPSHOT_KIND_BACKUP "scheduled-backup" /* also of those that are asked for */
+/* What we add to the contract's labels and annotations: of which sandbox it is (O5), and of whom. */
+#define LABEL_SNAPSHOT_SOURCE_UID "agenttier.io/source-uid"
+#define ANNOTATION_SNAPSHOT_OWNER "agenttier.io/owner"
+
+/* BASE-WORD-TIME-RANDOM, of at most 63 characters: the base is shortened. With `key` (an Idempotency-Key's
+ * hash, or NULL) BASE-WORD-KEY: a retry asks for the same name (W-85). */
+void snapshot_generate_name(const char *base, const char *word, time_t now, const char *key,
+                            char out[GENERATED_NAME_MAX + 1]);
+/* The value of a label for a name that may be longer than a label's value (weakness 60). */
+void snapshot_label_value(const char *name, char out[SNAPSHOT_LABEL_MAX + 1]);
 
 struct backend;
 struct snapshot_ops {

@@ -2,6 +2,7 @@
 #include "common/log.h"
 #include "common/secret.h"
 #include "common/text.h"
+#include "controller/backups.h"
 #include "controller/controller.h"
 #include "controller/crds.h"
 #include "controller/lease.h"
@@ -9,6 +10,7 @@
 #include "controller/probes.h"
 #include "controller/rights.h"
 #include "controller/sender.h"
+#include "k8s/snapshots.h"
 #include "k8s/store.h"
 
 #include <limits.h>
@@ -29,6 +31,8 @@ struct program {
     struct controller *controller;
     struct lease *lease;
     struct permission_check *rights;
+    struct k8s_snapshots *snapshots;
+    struct backups *backups; /* NULL: none are scheduled */
     struct probes *health, *metrics;
 };
 
@@ -125,6 +129,26 @@ static bool open_store(struct program *p, struct error *err) {
     return p->rights != NULL;
 }
 
+static bool list_snapshots(void *ctx, const char *namespace, const char *label, const char *value,
+                           struct object_list *out, struct error *err) {
+    return k8s_snapshots_list(((struct program *)ctx)->snapshots, namespace, label, value, out, err);
+}
+
+static bool start_backups(struct program *p, struct error *err) {
+    const struct options *o = p->options;
+    if (!o->backup_snapshots) return true;
+    p->snapshots = k8s_snapshots_new(p->client);
+    const struct backups_options options = {.store = p->store,
+                                            .list = list_snapshots,
+                                            .ctx = p,
+                                            .namespace = o->sandbox_namespace,
+                                            .class = o->backup_class,
+                                            .interval_ms = o->backup_interval_ms,
+                                            .retention_ms = o->backup_retention_ms};
+    p->backups = backups_start(&options, err);
+    return p->backups != NULL;
+}
+
 static bool open_all(struct program *p, struct error *err) {
     const struct options *o = p->options;
     cleanup_buffer struct buffer runtime = {0};
@@ -147,7 +171,7 @@ static bool open_all(struct program *p, struct error *err) {
                                                                     : (struct runtime_bringer){0}};
     p->controller = controller_start(&options);
     p->metrics = probes_start(o->metrics_address, answer_metrics, p, err);
-    return p->metrics != NULL;
+    return p->metrics != NULL && start_backups(p, err);
 }
 
 /* What waits for an answer of the apiserver has five seconds: to end work in order, and give the lease back.
@@ -158,10 +182,12 @@ static void close_all(struct program *p) {
     if (p->client) k8s_client_stop_in(p->client, STOP_MS);
     probes_stop(p->metrics);
     lease_stop(p->lease);
+    backups_stop(p->backups);
     controller_stop(p->controller);
     sender_stop(p->sender);
     probes_stop(p->health);
     permission_check_stop(p->rights);
+    k8s_snapshots_free(p->snapshots);
     if (p->store) k8s_store_close(p->store);
     if (p->client) k8s_client_free(p->client);
     if (p->config) k8s_config_free(p->config);
@@ -183,11 +209,12 @@ static bool wait_for_caches(struct program *p, const sigset_t *signals) {
 
 static void on_lease(void *ctx, bool leading) {
     controller_lead(((struct program *)ctx)->controller, leading);
+    backups_lead(((struct program *)ctx)->backups, leading);
 }
 
 static bool begin(struct program *p, struct error *err) {
     if (!p->options->leader_elect) {
-        controller_lead(p->controller, true);
+        on_lease(p, true);
         return true;
     }
     char suffix[17], host[HOST_NAME_MAX + 1] = "controller";

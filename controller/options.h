@@ -21,6 +21,10 @@ struct options {
     enum log_level log_level;
     enum log_format log_format;
 
+    bool backup_snapshots;
+    const char *backup_class; /* "" = the default one */
+    int64_t backup_interval_ms, backup_retention_ms;
+
     int64_t creation_deadline_ms;
     enum runtime_delivery delivery; /* made of delivery_name */
 };

@@ -21,6 +21,8 @@ static const struct permission served[] = {
 };
 static const struct permission exec = {"",   "pods",       "exec",
                                        NULL, "get create", "bringing agenttier-runtime into pods"};
+static const struct permission backups = {"snapshot.storage.k8s.io", "volumesnapshots",  "", NULL,
+                                          "list create delete",      "scheduled backups"};
 static const struct permission templates[] = {
     {"agenttier.io", "sandboxtemplates", "", NULL, "list watch", "templates"},
     {"agenttier.io", "clustersandboxtemplates", "", NULL, "list watch", "templates"},
@@ -39,7 +41,7 @@ struct permission_check *rights_check(struct k8s_client *client, const struct op
     while (namespaces[places])
         places++;
     cleanup_free struct permission *list =
-        xcalloc((places ? places : 1) * (COUNT(served) + 1) + COUNT(templates) + 1, sizeof *list);
+        xcalloc((places ? places : 1) * (COUNT(served) + 1) + COUNT(templates) + 2, sizeof *list);
     for (size_t i = 0; i < COUNT(templates); i++)
         count = add(list, count, &templates[i], NULL);
     for (size_t i = 0; i < (places ? places : 1); i++) {
@@ -47,6 +49,7 @@ struct permission_check *rights_check(struct k8s_client *client, const struct op
             count = add(list, count, &served[k], namespaces[i]);
         if (options->delivery == DELIVERY_EXEC) count = add(list, count, &exec, namespaces[i]);
     }
+    if (options->backup_snapshots) count = add(list, count, &backups, options->sandbox_namespace);
     if (options->leader_elect) {
         const struct permission lease = {"coordination.k8s.io", "leases", "", NULL, "get create update",
                                          "election of a leader"};

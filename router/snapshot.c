@@ -8,47 +8,6 @@
 #include <stdio.h>
 #include <string.h>
 
-#define KEY_CHARACTERS    12
-#define RANDOM_CHARACTERS 6 /* half as many bytes */
-#define HASH_CHARACTERS   10
-
-/* The first characters of a name, as many as fit; no separator at the end, no dots. */
-static void shortened(const char *name, size_t most, char *out) {
-    size_t n = strlen(name) < most ? strlen(name) : most;
-    memcpy(out, name, n);
-    while (n > 0 && (out[n - 1] == '-' || out[n - 1] == '.'))
-        n--;
-    out[n] = '\0';
-    for (char *p = out; *p; p++)
-        if (*p == '.') *p = '-';
-}
-
-void snapshot_generate_name(const char *base, const char *word, time_t now, const char *key,
-                            char out[GENERATED_NAME_MAX + 1]) {
-    char suffix[48], random[RANDOM_CHARACTERS + 1];
-    random_hex(random, RANDOM_CHARACTERS / 2);
-    if (key)
-        snprintf(suffix, sizeof suffix, "-%s-%.*s", word, KEY_CHARACTERS, key);
-    else
-        snprintf(suffix, sizeof suffix, "-%s-%lld-%s", word, (long long)now, random);
-    shortened(base, GENERATED_NAME_MAX - strlen(suffix), out);
-    memcpy(out + strlen(out), suffix, strlen(suffix) + 1);
-}
-
-void snapshot_label_value(const char *name, char out[SNAPSHOT_LABEL_MAX + 1]) {
-    if (strlen(name) <= SNAPSHOT_LABEL_MAX) {
-        snprintf(out, SNAPSHOT_LABEL_MAX + 1, "%s", name);
-        return;
-    }
-    char hash[SHA256_HEX_LEN + 1];
-    sha256_hex(slice_of(name), hash);
-    shortened(name, SNAPSHOT_LABEL_MAX - 1 - HASH_CHARACTERS, out);
-    size_t n = strlen(out);
-    out[n] = '-';
-    memcpy(out + n + 1, hash, HASH_CHARACTERS);
-    out[n + 1 + HASH_CHARACTERS] = '\0';
-}
-
 static void put_label(json_t *labels, const char *name, const char *value) {
     char text[SNAPSHOT_LABEL_MAX + 1];
     snapshot_label_value(value, text);

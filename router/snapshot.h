@@ -6,23 +6,8 @@
 
 #include <time.h>
 
-#define GENERATED_NAME_MAX 63 /* it is a label's value, too */
-#define SNAPSHOT_LABEL_MAX 63
-
-#define LABEL_SNAPSHOT_KIND  "agenttier.io/snapshot-kind"
-#define LABEL_SOURCE_PVC     "agenttier.io/source-pvc"
 #define LABEL_SOURCE_SANDBOX "agenttier.io/source-sandbox"
 #define LABEL_CLONE_TARGET   "agenttier.io/clone-target"
-#define SNAPSHOT_KIND_BACKUP "scheduled-backup" /* also of those that are asked for */
-/* Whose sandbox it is of: annotation of what we make. */
-#define ANNOTATION_SNAPSHOT_OWNER "agenttier.io/owner"
-
-/* BASE-WORD-TIME-RANDOM, of at most 63 characters: the base is shortened. With `key` (an Idempotency-Key's
- * hash, or NULL) BASE-WORD-KEY: a retry asks for the same name (W-85). */
-void snapshot_generate_name(const char *base, const char *word, time_t now, const char *key,
-                            char out[GENERATED_NAME_MAX + 1]);
-/* The value of a label for a name that may be longer than a label's value (weakness 60). */
-void snapshot_label_value(const char *name, char out[SNAPSHOT_LABEL_MAX + 1]);
 
 /* The VolumeSnapshot to create of a sandbox's workspace: for a clone named `target`, or, without one, a
  * backup. `class` and `replay` may be NULL. A new reference. */

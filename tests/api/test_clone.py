@@ -67,6 +67,7 @@ def cloned(router, box, **body):
     return made
 
 
+@pytest.mark.tsan
 def test_2_6_a_clone_has_the_workspace_and_nothing_else_changes(keyed, box, u1, fresh):
     box.run(MAKE_TREE, timeout=60)
     before = facts(box)
@@ -162,6 +163,7 @@ def test_weakness_57_a_taken_name_is_409_and_leaves_nothing(keyed, box, u2, fres
     u2.delete(f"{API}/sandboxes/{fresh}")
 
 
+@pytest.mark.tsan
 def test_W85_many_clones_at_once_all_have_names_of_their_own(keyed, u1, fresh):
     name = (fresh + "-" + "long" * 16)[:63]
     source = keyed.sandbox(name, key="u1")
@@ -315,6 +317,7 @@ def source(keyed, fresh):
     handle.client.close()
 
 
+@pytest.mark.tsan
 def test_5_backups_are_made_listed_restored_and_deleted(keyed, source, u1, fresh):
     assert backups(source) == []
     source.run("echo one > /workspace/a")
@@ -434,6 +437,7 @@ def test_5_5_a_snapshot_of_another_sandbox_is_404(source, box):
     assert source.delete("/backups/" + name).status_code == 200
 
 
+@pytest.mark.tsan
 def test_I8_retries_of_backups_and_restores(keyed, source, u1):
     key = {"Idempotency-Key": "b-" + source.name}
     with concurrent.futures.ThreadPoolExecutor(4) as pool:
@@ -510,12 +514,12 @@ def test_S13_links_that_are_exchanged_meanwhile_are_never_followed(keyed, u1, fr
     (tmp_path / "flag").write_text("of this machine")
     (tmp_path / "flag").chmod(0o644)
     source = keyed.sandbox(fresh, key="u1")
-    source.run("mkdir /workspace/many; cd /workspace/many; for i in $(seq 300); do mkdir $i; echo x > $i/f; done")
+    source.run("mkdir /workspace/many; cd /workspace/many; for i in $(seq 100); do mkdir $i; echo x > $i/f; done")
     source.write("/tmp/swap.py", f"""
 import os, shutil
 os.chdir("/workspace")
 while True:
-    for name in ("many/1", "many/150", "many/300", "d"):
+    for name in ("many/1", "many/50", "many/100", "d"):
         shutil.rmtree(name, ignore_errors=True)
         os.symlink("{tmp_path}", name)
         os.unlink(name)
@@ -525,10 +529,10 @@ while True:
         open(name + "/flag", "w").write("mine")
 """.encode())
     source.run("nohup python3 /tmp/swap.py > /dev/null 2>&1 &")
-    for _ in range(6):
+    for _ in range(4):
         copy = cloned(keyed, source)
         assert set(copy.run("cd /workspace; find . -name flag -type f -exec sh -c 'cat \"$1\"; echo' - {} \\;").split("\n")) <= {"mine", ""}
-        assert int(copy.run("ls /workspace/many | wc -l")) >= 297
+        assert int(copy.run("ls /workspace/many | wc -l")) >= 97
         copy.remove()
     source.remove()
     source.client.close()
@@ -705,6 +709,7 @@ def test_kill_9_while_a_clone_is_filled_begins_anew(fresh):
     until_caught(attempt)
 
 
+@pytest.mark.tsan
 def test_a_clone_that_is_deleted_while_it_is_filled_goes_at_once(fresh):
     with Router(dev_auth=True) as router:
         source = slow_source(router, fresh)
@@ -714,6 +719,7 @@ def test_a_clone_that_is_deleted_while_it_is_filled_goes_at_once(fresh):
         wait_for(lambda: folders(router)["sandboxes"] == [uid_of(router, fresh)] and not folders(router)["trash"], what="its files gone")
 
 
+@pytest.mark.tsan
 def test_a_source_that_is_deleted_meanwhile_is_no_half_copy(fresh):
     with Router(dev_auth=True) as router:
         source = slow_source(router, fresh)

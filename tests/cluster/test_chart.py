@@ -29,6 +29,7 @@ VALUES = {
         "security": {"gvisor": {"enabled": True}},
         "optional": {"storage": {"enabled": True, "storageClass": "fast", "size": "2Gi"}, "ingress": {"enabled": True, "className": "nginx", "host": "agenttier.example.com", "tls": [{"secretName": "t", "hosts": ["agenttier.example.com"]}]}}},
     "a history that stays": {"router": {"replicas": 1}, "optional": {"storage": {"enabled": True, "persistent": True}}},
+    "scheduled backups": {"optional": {"backup": {"snapshots": {"enabled": True, "intervalHours": 12, "retentionDays": 7, "snapshotClassName": "fast"}}}},
     "only the Router": {"controller": {"enabled": False}, "router": {"networkPolicy": {"enabled": False}}},
     # A values file written for the reference chart.
     "of the reference": {
@@ -143,6 +144,18 @@ def test_I37_S24_no_more_rights_than_needed(component):
         assert not [v for _, r, v in everywhere if r in ("pods", "persistentvolumeclaims") and {"create", "update", "patch", "delete"} & set(v)]
     else:
         assert not [v for _, r, v in everywhere if r == "tokenreviews"]
+
+
+def test_5_7_scheduled_backups_are_flags_of_the_controller_and_rights_to_go_with_them():
+    name = ("snapshot.storage.k8s.io", "volumesnapshots")
+    for values, verbs, expected in (({}, ("get", "create"), []),
+                                    (VALUES["scheduled backups"], ("get", "list", "create", "delete"),
+                                     ["--backup-snapshots=true", "--backup-interval=12h", "--backup-retention=168h", "--backup-snapshot-class=fast"])):
+        objects = template(values)
+        args = one(objects, "Deployment", "agenttier-controller")["spec"]["template"]["spec"]["containers"][0]["args"]
+        assert [a for a in args if a.startswith("--backup")] == expected
+        assert (*name, verbs) in rules(objects, "ClusterRole", "agenttier-controller")
+    assert (*name, ("get", "list", "create", "delete")) in rules(template(), "ClusterRole", "agenttier-router")
 
 
 def test_I15_exec_over_websocket_on_old_and_new_clusters():

@@ -523,7 +523,7 @@ def test_the_command_line():
     assert done.returncode == 0 and "--leader-elect" in done.stdout and "kubectl apply" in done.stdout
     assert run("--version").stdout.startswith("agenttier-controller ")
     for wrong in ("--nonsense", "nonsense", "--max-concurrency=0", "--max-concurrency=many", "--runtime-delivery=mail", "--leader-elect=perhaps",
-                  "--creation-deadline=soon", "--default-storage-size=big", "--enable-webhook", "--backup-snapshots=true", "--namespace"):
+                  "--creation-deadline=soon", "--default-storage-size=big", "--enable-webhook", "--backup-snapshots=perhaps", "--backup-interval=soon", "--namespace"):
         done = run(wrong)
         assert done.returncode == 2 and done.stderr.startswith("agenttier-controller: "), wrong
     assert run("--enable-webhook=false", "--webhook-failure-policy=Fail", "--backup-interval=6h", "--kubeconfig=/nonexistent",

@@ -2,11 +2,13 @@
 (http-api.md 2.6, 4.6; http-api-extended.md 5; O8; W-11, W-12, W-85; weaknesses 52 to 60)."""
 
 import re
+import time
 
 import pytest
 from cluster_router import ClusterRouter
 from fake_apiserver import status
 from harness import error_of, wait_for
+from test_controller import Controller
 
 API = "/api/v1"
 
@@ -290,3 +292,85 @@ def test_O3_backups_need_the_apiserver_and_never_say_404_without_it(api, owner):
         assert error_of(owner.request(method, f"{API}/sandboxes/demo/backups{path}"), 503)["code"] == "unavailable"
     api.come_back()
     wait_for(lambda: owner.get(API + "/sandboxes/demo/backups").status_code == 200)
+
+
+# ---- scheduled backups: controller.md 11.3, http-api-extended.md 5.7 ----
+
+def claim(api, name, age=3600, namespace="default", phase="Bound", owner=None, **labels):
+    made = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(time.time() - age))
+    owners = [{"apiVersion": "agenttier.io/v1alpha1", "kind": "Sandbox", "name": owner["metadata"]["name"], "uid": owner["metadata"]["uid"]}] if owner else []
+    api.put("persistentvolumeclaims", {
+        "metadata": {"name": name, "namespace": namespace, "creationTimestamp": made, "ownerReferences": owners,
+                     "labels": {"agenttier.io/managed": "true"} | {"agenttier.io/" + k: v for k, v in labels.items()}},
+        "spec": {}, "status": {"phase": phase}})
+
+
+def snapshots_of(api, pvc):
+    return [s for s in api.all("volumesnapshots") if s["metadata"]["labels"].get("agenttier.io/source-pvc") == pvc]
+
+
+def test_11_3_every_workspace_is_backed_up_in_its_turn(api):
+    api.put("sandboxes", {"metadata": {"name": "box", "namespace": "default", "finalizers": ["agenttier.io/sandbox-cleanup"]},
+                          "spec": {"createdBy": {"sub": "ana"}}, "status": {"phase": "Stopped", "pvcName": "box-workspace"}})
+    owner = api.get("sandboxes", "box", "default")
+    long = "x" * 63 + "-workspace"
+    claim(api, "box-workspace", owner=owner)
+    claim(api, long)
+    claim(api, "young-workspace", age=0)
+    claim(api, "pool-workspace", pooled="true")
+    claim(api, "unbound-workspace", phase="Pending")
+    claim(api, "elsewhere-workspace", namespace="other")
+    flags = ("--backup-snapshots=true", "--backup-interval=10m", "--backup-retention=1h", "--backup-snapshot-class=fast")
+    with Controller(api, *flags) as controller:
+        wait_for(lambda: len(api.all("volumesnapshots")) == 2, 20, what="a backup of each")
+        (made,) = snapshots_of(api, "box-workspace")
+        assert re.fullmatch(r"box-workspace-backup-\d{10}-[0-9a-f]{6}", made["metadata"]["name"])
+        assert made["metadata"]["labels"] == {
+            "agenttier.io/snapshot-kind": "scheduled-backup", "agenttier.io/source-pvc": "box-workspace", "agenttier.io/managed": "true",
+            "agenttier.io/source-uid": owner["metadata"]["uid"]}
+        assert made["metadata"]["annotations"] == {"agenttier.io/owner": "ana"}
+        assert made["spec"] == {"source": {"persistentVolumeClaimName": "box-workspace"}, "volumeSnapshotClassName": "fast"}
+        controller.kill()
+        # Weakness 59: neither a restart nor another leader makes a round of its own.
+        asked = len(api.asked("GET", "/volumesnapshots"))
+        controller.start().serves()
+        wait_for(lambda: len(api.asked("GET", "/volumesnapshots")) > asked, 20, what="another look")
+        assert len(api.all("volumesnapshots")) == 2
+    (other,) = [s for s in api.all("volumesnapshots") if s != made]
+    assert len(other["metadata"]["labels"]["agenttier.io/source-pvc"]) == 63 and len(other["metadata"]["name"]) <= 63
+
+
+def test_11_3_old_backups_are_pruned_and_nothing_else(api):
+    def put(name, age, kind="scheduled-backup"):
+        made = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(time.time() - age))
+        api.put("volumesnapshots", {"metadata": {"name": name, "namespace": "default", "creationTimestamp": made,
+                                                 "labels": {"agenttier.io/snapshot-kind": kind, "agenttier.io/source-pvc": "box-workspace"}}, "spec": {}})
+    claim(api, "box-workspace", age=10 ** 7)
+    put("old", 7201)
+    put("young", 3000)
+    put("of-a-stop", 10 ** 6, kind="on-stop")
+    with Controller(api, "--backup-snapshots=true", "--backup-interval=1h", "--backup-retention=2h"):
+        wait_for(lambda: {s["metadata"]["name"] for s in api.all("volumesnapshots")} == {"young", "of-a-stop"}, 20, what="the old one gone")
+
+
+def test_11_3_only_the_leader_and_only_when_asked_to(api):
+    claim(api, "box-workspace")
+    with Controller(api) as off:
+        wait_for(lambda: api.watchers("persistentvolumeclaims"), 20)
+        assert off.leads() and not api.asked("GET", "/volumesnapshots")
+    with Controller(api, "--backup-snapshots=true", "--backup-interval=10m", "--leader-elect") as one:
+        wait_for(lambda: one.leads() and len(api.all("volumesnapshots")) == 1, 20, what="a backup by the leader")
+        asked = len(api.asked("POST", "/volumesnapshots"))
+        with Controller(api, "--backup-snapshots=true", "--backup-interval=10m", "--leader-elect") as two:
+            assert not two.leads()
+        assert len(api.asked("POST", "/volumesnapshots")) == asked
+
+
+def test_11_3_without_the_api_it_is_said_once(api):
+    kinds = {k: api.kinds.pop(k) for k in ("volumesnapshots", "volumesnapshotclasses")}
+    claim(api, "box-workspace")
+    with Controller(api, "--backup-snapshots=true", "--backup-interval=2s") as controller:
+        wait_for(lambda: "workspaces cannot be backed up" in controller.text(), 20)
+        api.kinds.update(kinds)
+        wait_for(lambda: len(api.all("volumesnapshots")) >= 1, 30, what="a backup after the API was installed")
+        assert controller.log.read_text().count("workspaces cannot be backed up") == 1

@@ -265,7 +265,8 @@ static void take_out(struct cache *c, struct cache_row *row, struct object *old,
     object_unref(old);
 }
 
-struct object *cache_read(struct cache *c, const struct cache_row *row, json_t *json) {
+/* A new object, or a reference to the one that the index has of that version. */
+static struct object *read_object(struct cache *c, const struct cache_row *row, json_t *json) {
     enum kind kind = row->watch.kind;
     const struct resource_kind *k = &resource_kinds[kind];
     json_t *metadata = json_object_get(json, "metadata");
@@ -280,9 +281,7 @@ struct object *cache_read(struct cache *c, const struct cache_row *row, json_t *
     if (same && !row->distrusted && strcmp(same->uid, json_str_at(metadata, "uid")) == 0 &&
         strcmp(same->resource_version, json_str_at(metadata, "resourceVersion")) == 0) {
         json_decref(json);
-        struct object *full = object_unpacked(same);
-        object_unref(same);
-        return full;
+        return same;
     }
     object_unref(same);
     json_object_del(metadata, "managedFields");
@@ -292,6 +291,16 @@ struct object *cache_read(struct cache *c, const struct cache_row *row, json_t *
     if (row->watch.trim) row->watch.trim(json);
     intern_tree(&c->texts, json);
     return object_new(kind, json, 0);
+}
+
+struct object *cache_read(struct cache *c, const struct cache_row *row, json_t *json) {
+    cleanup_object struct object *o = read_object(c, row, json);
+    return object_unpacked(o);
+}
+
+struct object *cache_read_item(struct cache *c, const struct cache_row *row, json_t *json) {
+    struct object *o = read_object(c, row, json);
+    return o ? object_pack_take(o) : NULL;
 }
 
 void cache_put(struct cache *c, struct cache_row *row, struct object *o) {

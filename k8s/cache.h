@@ -69,6 +69,8 @@ void cache_unwatch(struct cache *c, void *handle);
  * row (no name, uid or resourceVersion, another namespace). `same` (may be NULL) is returned instead, as a
  * reference, when the cache has that version already. */
 struct object *cache_read(struct cache *c, const struct cache_row *row, json_t *json);
+/* The same for a list, which may be long: as the index keeps it, packed. For cache_replace() only. */
+struct object *cache_read_item(struct cache *c, const struct cache_row *row, json_t *json);
 /* A watch event: ADDED and MODIFIED, DELETED. Takes `o`. */
 void cache_put(struct cache *c, struct cache_row *row, struct object *o);
 void cache_remove(struct cache *c, struct cache_row *row, struct object *o);

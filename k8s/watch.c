@@ -99,7 +99,7 @@ static bool take_item(void *ctx, struct slice text) {
     struct row *row = ctx;
     json_error_t why;
     json_t *json = json_loadb(text.ptr, text.len, JSON_ALLOW_NUL | JSON_REJECT_DUPLICATES, &why);
-    struct object *o = json ? cache_read(row->thread->cache, row->cache_row, json) : NULL;
+    struct object *o = json ? cache_read_item(row->thread->cache, row->cache_row, json) : NULL;
     if (!json) return false;
     if (!o) { /* one that is damaged must not hide all others */
         log_warn("an object without name, uid or resourceVersion is left out", "resource", plural(row), NULL);

@@ -1,12 +1,15 @@
 /* See terminal.h. One poll loop in the connection's own process: the client's messages to the terminal, its
- * output to the client, nothing held beyond fixed buffers. The shell ends with the connection; what it left
- * in a session of its own (a tmux server) stays. (lessons I28, O2) */
+ * output to the client, nothing held beyond fixed buffers. A connection that ends takes with it
+ * the shell and all that came of it, but for a tmux server: whoever wants something to stay runs it there. A
+ * shell that ends by itself leaves its background jobs alone. (lessons I1, I2, I28, O2) */
 #include "runtime/terminal.h"
 
 #include "runtime/registry.h"
 #include "runtime/reply.h"
 #include "runtime/spawn.h"
+#include "runtime/tree.h"
 
+#include "common/log.h"
 #include "common/terminal_message.h"
 #include "common/text.h"
 #include "common/units.h"
@@ -18,6 +21,7 @@
 #include <pty.h>
 #include <signal.h>
 #include <sys/ioctl.h>
+#include <sys/prctl.h>
 #include <sys/signalfd.h>
 #include <sys/socket.h>
 #include <sys/wait.h>
@@ -33,6 +37,9 @@
 #define SILENCE_MS      70000 /* a client from which nothing came for so long is gone */
 #define UNREAD_MS       10000 /* and one that takes nothing */
 #define HANGUP_GRACE_MS 500
+#define END_STEP_MS     20
+#define KILL_MS         2000   /* then what is left is in the kernel */
+#define LAST_MAX        262144 /* more than the kernel keeps of what a shell has shown */
 #define CLOSE_WAIT_MS   2000
 
 extern char **environ;
@@ -50,7 +57,8 @@ static const char tmux_script[] =
 struct terminal {
     struct conn *conn;
     int master;
-    pid_t pid; /* of the shell; -1 = reaped */
+    pid_t pid;                /* of the shell; -1 = reaped */
+    size_t shown_after_shell; /* bytes */
     bool output_ended;
     struct buffer in, out, input; /* from the client, to it, for the shell */
     struct buffer tail;           /* the start of a character */
@@ -135,6 +143,17 @@ static char **make_environment(void) {
     return env;
 }
 
+/* As the script will find it. */
+static bool has_tmux(void) {
+    const char *path = getenv("PATH");
+    for (const char *end; path && *path; path = *end ? end + 1 : end) {
+        end = strchrnul(path, ':');
+        cleanup_free char *program = xasprintf("%.*s/tmux", (int)(end - path), path);
+        if (access(program, X_OK) == 0) return true;
+    }
+    return false;
+}
+
 static bool start_shell(struct terminal *t, struct wish *w, struct error *err) {
     cleanup_close int slave = -1;
     if (openpty(&t->master, &slave, NULL, NULL, &w->size) != 0) {
@@ -162,24 +181,47 @@ static bool start_shell(struct terminal *t, struct wish *w, struct error *err) {
                                     .out = slave,
                                     .err = slave,
                                     .terminal = true};
+    /* What leaves the shell's session is ours to end as well; a tmux server, and what runs in it, is not. */
+    if (!w->session.len || !has_tmux()) prctl(PR_SET_CHILD_SUBREAPER, 1);
     t->pid = spawn(&request, err);
     return t->pid > 0;
 }
 
-/* Hangs up, then kills what does not go; its foreground job gets the hangup from the terminal itself. */
-static void end_shell(struct terminal *t) {
-    if (t->master >= 0) close(t->master);
-    if (t->pid <= 0) return;
-    kill(-t->pid, SIGHUP);
-    for (int waited = 0; waited < HANGUP_GRACE_MS; waited += 10) {
-        if (waitpid(t->pid, NULL, WNOHANG) == t->pid) {
-            kill(-t->pid, SIGKILL); /* what stayed in its group */
-            return;
-        }
-        poll(NULL, 0, 10);
+static void reap(struct terminal *t) {
+    for (pid_t pid; (pid = waitpid(-1, NULL, WNOHANG)) > 0;)
+        if (pid == t->pid) t->pid = -1;
+}
+
+/* Signals all that came of the terminal until nobody is left; false: somebody is. */
+static bool signal_until_gone(struct terminal *t, int sig, int limit_ms) {
+    for (int waited = 0; waited <= limit_ms; waited += END_STEP_MS) {
+        reap(t);
+        if (tree_signal(sig) == 0) return true;
+        poll(NULL, 0, END_STEP_MS);
     }
-    kill(-t->pid, SIGKILL);
-    waitpid(t->pid, NULL, 0);
+    return false;
+}
+
+static bool ended_by_itself(struct terminal *t) {
+    for (int waited = 0; t->output_ended && waited <= HANGUP_GRACE_MS; waited += END_STEP_MS) {
+        reap(t);
+        if (t->pid < 0) return true;
+        poll(NULL, 0, END_STEP_MS);
+    }
+    return false;
+}
+
+/* Hangs up, then kills what does not go. */
+static void end_shell(struct terminal *t) {
+    if (t->master >= 0) close(t->master); /* the foreground job gets its hangup from this */
+    if (t->master < 0 || ended_by_itself(t)) return;
+    if (t->pid > 0) kill(-t->pid, SIGHUP);
+    tree_signal(SIGHUP);
+    tree_signal(SIGCONT); /* also for those that are stopped */
+    if (signal_until_gone(t, 0, HANGUP_GRACE_MS)) return;
+    if (t->pid > 0) kill(-t->pid, SIGKILL);
+    if (!signal_until_gone(t, SIGKILL, KILL_MS))
+        log_warn("processes of a terminal that has ended cannot be killed", NULL);
 }
 
 /* ---- to the client ------------------------------------------------------------------------------ */
@@ -286,19 +328,34 @@ static void read_client(struct terminal *t, int64_t now) {
 
 /* ---- the terminal ------------------------------------------------------------------------------- */
 
+static void end_output(struct terminal *t) {
+    if (t->tail.len) say_output(t, buffer_slice(&t->tail));
+    buffer_clear(&t->tail);
+    t->output_ended = true;
+    say_close(t, 1000, "the shell has ended");
+}
+
+/* A shell that has ended, while what it left in the background still holds the terminal: what was shown
+ * until then is passed on, and no more is waited for (W-20). */
+static void end_after_shell(struct terminal *t) {
+    if (t->pid > 0 || t->output_ended || t->closing) return;
+    struct pollfd master = {.fd = t->master, .events = POLLIN};
+    bool more = poll(&master, 1, 0) > 0 && master.revents & POLLIN;
+    if (!more || t->shown_after_shell > LAST_MAX) end_output(t);
+}
+
 static void read_output(struct terminal *t) {
     char bytes[OUTPUT_MAX];
     size_t kept = t->tail.len;
     memcpy(bytes, t->tail.data ? t->tail.data : "", kept);
     ssize_t n = read(t->master, bytes + kept, sizeof bytes - kept);
     if (n < 0 && (errno == EAGAIN || errno == EINTR)) return;
-    buffer_clear(&t->tail);
     if (n <= 0) { /* EIO: the last process has closed it */
-        if (kept) say_output(t, slice_make(bytes, kept));
-        t->output_ended = true;
-        say_close(t, 1000, "the shell has ended");
+        end_output(t);
         return;
     }
+    buffer_clear(&t->tail);
+    if (t->pid < 0) t->shown_after_shell += (size_t)n;
     struct slice text = slice_make(bytes, kept + (size_t)n);
     size_t incomplete = utf8_incomplete_tail(text);
     text.len -= incomplete;
@@ -322,9 +379,7 @@ static void take_signals(struct terminal *t) {
     struct signalfd_siginfo info;
     while (read(t->conn->signals, &info, sizeof info) == (ssize_t)sizeof info)
         if (info.ssi_signo == SIGTERM || info.ssi_signo == SIGINT) say_close(t, 1001, "the sandbox stops");
-    int status;
-    for (pid_t pid; (pid = waitpid(-1, &status, WNOHANG)) > 0;)
-        if (pid == t->pid) t->pid = -1;
+    reap(t);
 }
 
 static void run(struct terminal *t) {
@@ -351,6 +406,7 @@ static void run(struct terminal *t) {
         if (fds[2].revents & POLLOUT) write_input(t);
         if (fds[2].revents & ~POLLOUT && more_output) read_output(t);
         if (fds[1].revents) take_signals(t);
+        end_after_shell(t);
         if (fds[0].revents & ~POLLOUT) read_client(t, now);
         if (t->in.len && t->input.len < WAIT_MAX && !t->failed) take_frames(t);
     }

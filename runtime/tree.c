@@ -99,16 +99,11 @@ static size_t signal_new(const struct snapshot *s, const struct snapshot *alread
     return count;
 }
 
-static bool signal_pass(int sig) {
+size_t tree_signal(int sig) {
     struct snapshot s = {0};
-    bool there = take_snapshot(&s);
-    if (there) signal_new(&s, NULL, sig);
+    size_t count = take_snapshot(&s) ? signal_new(&s, NULL, sig) : 0;
     free(s.items);
-    return there;
-}
-
-void tree_signal(int sig) {
-    signal_pass(sig);
+    return count;
 }
 
 void tree_terminate(void) {
@@ -124,6 +119,6 @@ void tree_terminate(void) {
         if (found == 0 || monotonic_ms() >= limit) break;
     }
     free(before.items);
-    signal_pass(SIGTERM);
-    signal_pass(SIGCONT);
+    tree_signal(SIGTERM);
+    tree_signal(SIGCONT);
 }

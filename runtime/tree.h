@@ -3,10 +3,11 @@
  * time, also against processes that fork faster than they are found. (lessons I1, I2) */
 #pragma once
 
+#include <stddef.h>
 #include <sys/types.h>
 
-/* Sends `sig` once to every descendant of this process. */
-void tree_signal(int sig);
+/* Sends `sig` once to every descendant of this process; returns how many there were. 0 only counts. */
+size_t tree_signal(int sig);
 /* SIGTERM to every descendant, after stopping them all so that none is missed; then lets
  * them go on, to end as they wish. */
 void tree_terminate(void);

@@ -100,6 +100,43 @@ def test_O2_a_client_that_leaves_ends_the_shell(rt):
     wait_for(lambda: not processes_with(n), 20, what="the end of the shell and its job")
 
 
+@pytest.mark.parametrize("way", ["plain", "session"])
+def test_I1_I2_nothing_that_came_of_it_is_left(rt, way):
+    """Also what left the shell's session, was stopped, or does not listen to hangups. Only a tmux server stays, with what runs there."""
+    n = mark()
+    inside = way == "session" and shutil.which("tmux")
+    ws = pty(rt, f"shell=/bin/sh&session=left-{n}" if inside else "shell=/bin/sh")
+    jobs = {f"{n}1": "setsid -f sleep {0}", f"{n}2": "nohup sleep {0} >/dev/null 2>&1 &", f"{n}3": "sh -c 'trap \"\" HUP TERM; sleep {0}' &",
+            f"{n}4": "sleep {0} & sleep 0.5; kill -STOP $!", f"{n}5": "(setsid sh -c '(sleep {0} &)' &)"}
+    for number, job in jobs.items():
+        send(ws, type="input", data=job.format(number) + "\n")
+    wait_for(lambda: all(processes_with(f"sleep\0{number}") for number in jobs), what="the jobs")
+    ws.socket.shutdown(socket.SHUT_RDWR)
+    if inside:
+        time.sleep(1.5)
+        assert all(processes_with(f"sleep\0{number}") for number in jobs)
+        with pty(rt, f"shell=/bin/sh&session=left-{n}") as again:
+            send(again, type="input", data=f"pkill -KILL -f 'sleep {n}'; tmux kill-session\n")
+            wait_for(lambda: not processes_with(f"left-{n}"), 20, what="the end of the session")
+    wait_for(lambda: not any(processes_with(f"sleep\0{number}") for number in jobs), 20, what="the end of the jobs")
+
+
+def test_I2_background_jobs_outlive_a_shell_that_ends(rt):
+    n = mark()
+    with pty(rt) as ws:
+        send(ws, type="input", data=f"setsid -f sleep {n}\n")
+        wait_for(lambda: processes_with(f"sleep\0{n}"), what="the job")
+        send(ws, type="input", data="exit\n")
+        with pytest.raises(ConnectionClosed):
+            while True:
+                ws.recv(timeout=30)
+    time.sleep(1)
+    left = processes_with(f"sleep\0{n}")
+    assert left
+    for pid in left:
+        os.kill(pid, 9)
+
+
 def test_18_6_shell_that_cannot_start(rt):
     with pty(rt, "shell=/no/such") as ws:
         message = json.loads(ws.recv(timeout=30))

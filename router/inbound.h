@@ -56,6 +56,11 @@ static inline const struct error *inbound_refusal(const struct inbound *in, uint
     return in->refusal && number == in->requests ? &in->refusal->why : NULL;
 }
 
+/* Whether a part of something is here, and the rest is not. */
+static inline bool inbound_waits(const struct inbound *in) {
+    return in->end > in->ready;
+}
+
 /* Request `number` has ended, and its connection may go on: what follows a request for an upgrade that was
  * not granted is a request again. False: nothing can follow. */
 bool inbound_next(struct inbound *in, uint64_t number);

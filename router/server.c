@@ -248,7 +248,9 @@ static bool head_too_slow(struct connection *c, int64_t now) {
     if (!c->exchange && c->head_since == 0) {
         /* Between requests: has the next head begun to arrive? */
         uint64_t seen = tcp_bytes_received(c->fd);
-        if (c->bytes_at_idle == 0)
+        if (inbound_waits(&c->inbound))
+            c->head_since = now;
+        else if (c->bytes_at_idle == 0)
             c->bytes_at_idle = seen;
         else if (seen > c->bytes_at_idle)
             c->head_since = now;

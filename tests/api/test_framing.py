@@ -360,6 +360,18 @@ def test_S26_slowloris_header_is_cut_after_5_seconds(keyed):
         assert 3 < time.monotonic() - started < 12
 
 
+def test_S26_a_second_head_that_stays_incomplete_is_cut_as_well(keyed):
+    """Its beginning came with the first request, or right behind the answer: nothing more arrives that could be noticed."""
+    for together in (True, False):
+        with Raw(keyed) as wire:
+            part = good(keyed.keys["u1"])[:-2]
+            wire.send(good(keyed.keys["u1"]) + (part if together else ""))
+            assert wire.response()[0] == 200
+            if not together:
+                wire.send(part)
+            assert wire.closed(60)  # an idle connection is closed after 120 s
+
+
 def test_pipelined_requests_are_answered_in_order(keyed):
     with Raw(keyed) as wire:
         wire.send((good(keyed.keys["u1"]) + good(keyed.keys["u2"]) + good(keyed.keys["u1"], "/healthz")) * 5)

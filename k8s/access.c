@@ -479,6 +479,7 @@ static bool find_place(struct k8s_access *a, const struct object *sandbox, struc
     cleanup_object struct object *pod =
         name[0] ? a->store->ops->get(a->store, KIND_POD, sandbox->namespace, name) : NULL;
     if (!pod_place_find(sandbox, pod, place, err)) return false;
+    place->client = a->client;
     *runtime = pod_runtime_of(pod, place);
     return true;
 }

@@ -399,6 +399,8 @@ struct access_stream *exec_access_open(struct k8s_config *config, uv_loop_t *loo
     struct pod_exec_request request = {.namespace = s->place.namespace,
                                        .pod = s->place.pod,
                                        .container = s->place.container,
+                                       .uid = s->place.uid,
+                                       .client = s->place.client,
                                        .command = command,
                                        .stdin_open = true};
     s->exec = pod_exec_open(config, loop, &request, &exec_events, s, err);

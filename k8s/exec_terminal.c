@@ -335,6 +335,8 @@ static void open_terminal(struct exec_terminal *t) {
     struct pod_exec_request request = {.namespace = t->place.namespace,
                                        .pod = t->place.pod,
                                        .container = t->place.container,
+                                       .uid = t->place.uid,
+                                       .client = t->place.client,
                                        .command = command,
                                        .stdin_open = true,
                                        .tty = true};
@@ -489,6 +491,8 @@ struct access_stream *exec_terminal_open(struct k8s_config *config, uv_loop_t *l
     struct pod_exec_request request = {.namespace = t->place.namespace,
                                        .pod = t->place.pod,
                                        .container = t->place.container,
+                                       .uid = t->place.uid,
+                                       .client = t->place.client,
                                        .command = command,
                                        .stdin_open = true};
     t->guard = pod_exec_open(config, loop, &request, &guard_events, t, err);

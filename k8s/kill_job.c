@@ -107,6 +107,8 @@ static void attempt(struct kill_job *job) {
     struct pod_exec_request request = {.namespace = job->place.namespace,
                                        .pod = job->place.pod,
                                        .container = job->place.container,
+                                       .uid = job->place.uid,
+                                       .client = job->place.client,
                                        .command = command,
                                        .stdin_open = true};
     cleanup_error struct error err = {0};

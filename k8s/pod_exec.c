@@ -1,7 +1,9 @@
 #include "k8s/pod_exec.h"
 
+#include "common/json.h"
 #include "common/text.h"
 #include "k8s/exec_channels.h"
+#include "k8s/paths.h"
 #include "k8s/upgrade.h"
 #include "k8s/websocket_client.h"
 
@@ -14,6 +16,15 @@
 /* Both are offered at once: an apiserver that has no v5 passes the request on to the node, which
  * takes the first that it knows. Alone, v4 is for those that refuse whatever names v5. */
 static const char *const protocols[] = {"v5.channel.k8s.io", "v4.channel.k8s.io", NULL};
+
+/* The question whether the pod is still the one that is meant. It may outlive who wants to know. */
+struct question {
+    uv_work_t work;
+    struct pod_exec *of; /* NULL: nobody wants to know any more */
+    struct k8s_client *client;
+    char *namespace, *pod, *uid;
+    struct error err; /* the answer */
+};
 
 struct pod_exec {
     uv_loop_t *loop;
@@ -28,8 +39,18 @@ struct pod_exec {
     bool open, v5, finish, finish_sent, over, closed, told_status;
     bool wants_room, paused;
     int columns, rows;
-    bool resize_due; /* the last size was not taken yet */
+    bool resize_due;           /* the last size was not taken yet */
+    struct question *question; /* NULL: answered, or not to be asked */
 };
+
+static void free_question(struct question *q) {
+    if (!q) return;
+    error_clear(&q->err);
+    free(q->namespace);
+    free(q->pod);
+    free(q->uid);
+    free(q);
+}
 
 static void on_linger_closed(uv_handle_t *handle) {
     struct pod_exec *e = handle->data;
@@ -41,6 +62,11 @@ static void on_linger_closed(uv_handle_t *handle) {
 
 static void stop(struct pod_exec *e) {
     e->over = true;
+    if (e->question && e->question->work.data)
+        e->question->of = NULL; /* it is under way, and frees itself */
+    else
+        free_question(e->question);
+    e->question = NULL;
     uv_timer_stop(&e->linger);
     websocket_close(steal_ptr(e->socket));
 }
@@ -82,12 +108,8 @@ static void send_resize(struct pod_exec *e) {
     e->resize_due = !websocket_send(e->socket, EXEC_CHANNEL_RESIZE, size, (size_t)n);
 }
 
-static void on_open(void *ctx, int protocol) {
-    struct pod_exec *e = ctx;
+static void opened(struct pod_exec *e) {
     e->open = true;
-    e->v5 = !e->old && protocol == 0;
-    e->channels.v5 = e->v5;
-    if (e->paused) websocket_pause(e->socket);
     if (e->events.on_open) e->events.on_open(e->ctx, e->v5);
     if (e->over || e->closed) return;
     send_resize(e);
@@ -96,6 +118,51 @@ static void on_open(void *ctx, int protocol) {
         e->wants_room = false;
         if (e->events.on_writable) e->events.on_writable(e->ctx);
     }
+}
+
+static void ask(uv_work_t *work) {
+    struct question *q = work->data;
+    cleanup_buffer struct buffer path = {0};
+    cleanup_json json_t *pod = NULL;
+    k8s_path(KIND_POD, q->namespace, q->pod, NULL, &path);
+    if (!k8s_call(q->client, "GET", buffer_cstr(&path), NULL, NULL, &pod, &q->err)) {
+        if (q->err.status == 404) q->err.code = "sandbox_not_found";
+    } else if (strcmp(json_str_at(pod, "metadata.uid"), q->uid) != 0) {
+        error_set(&q->err, 404, "sandbox_not_found",
+                  "the sandbox's pod \"%s\" is not there: another one has its name", q->pod);
+    }
+}
+
+static void answered(uv_work_t *work, int status) {
+    (void)status;
+    struct question *q = work->data;
+    struct pod_exec *e = q->of;
+    if (e) {
+        e->question = NULL;
+        if (!e->paused) websocket_resume(e->socket);
+        if (q->err.status)
+            fail(e, &q->err);
+        else
+            opened(e);
+    }
+    free_question(q);
+}
+
+static void on_open(void *ctx, int protocol) {
+    struct pod_exec *e = ctx;
+    e->v5 = !e->old && protocol == 0;
+    e->channels.v5 = e->v5;
+    if (e->paused || e->question) websocket_pause(e->socket);
+    if (!e->question) {
+        opened(e);
+        return;
+    }
+    e->question->work.data = e->question;
+    if (uv_queue_work(e->loop, &e->question->work, ask, answered) == 0) return;
+    cleanup_error struct error err = {0};
+    e->question->work.data = NULL;
+    error_set(&err, 503, ERR_UNAVAILABLE, "there is no thread to ask for the sandbox's pod");
+    fail(e, &err);
 }
 
 static void on_piece(void *ctx, struct slice piece, bool last) {
@@ -210,12 +277,21 @@ struct pod_exec *pod_exec_open(struct k8s_config *config, uv_loop_t *loop,
     *e = (struct pod_exec){.loop = loop, .config = config, .events = *events, .ctx = ctx};
     e->pod = xstrdup(request->pod);
     e->path = make_path(config, request);
+    if (request->client) {
+        e->question = xcalloc(1, sizeof *e->question);
+        *e->question = (struct question){.of = e,
+                                         .client = request->client,
+                                         .namespace = xstrdup(request->namespace),
+                                         .pod = xstrdup(request->pod),
+                                         .uid = xstrdup(request->uid)};
+    }
     e->finish = !request->stdin_open;
     e->finish_sent = e->finish;
     exec_channels_init(&e->channels, true);
     uv_timer_init(loop, &e->linger);
     e->linger.data = e;
     if (connect_socket(e, err)) return e;
+    stop(e);
     e->closed = true;
     uv_close((uv_handle_t *)&e->linger, on_linger_closed);
     return NULL;

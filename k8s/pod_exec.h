@@ -2,7 +2,7 @@
  * v5.channel.k8s.io, or v4 where v5 is refused (http-api.md 5.5; lessons 4.3, I6, I11-I16, S23). */
 #pragma once
 
-#include "k8s/config.h"
+#include "k8s/client.h"
 
 #include <jansson.h>
 #include <uv.h>
@@ -13,6 +13,11 @@ struct pod_exec_request {
     const char *namespace, *pod, *container;
     const char *const *command; /* argv, NULL-terminated; short: it travels in the URL */
     bool stdin_open, tty;
+    /* pods/exec knows a pod by its name only, and what is known of it may be old: before anything is sent or
+     * given out the apiserver is asked whether the name is still that of `uid` (O5, S16). `client` NULL: it
+     * is not. */
+    const char *uid;
+    struct k8s_client *client;
 };
 
 struct pod_exec_outcome {
@@ -26,8 +31,9 @@ struct pod_exec_events {
     void (*on_data)(void *ctx, int channel, const char *data, size_t len); /* 1 stdout, 2 stderr */
     void (*on_writable)(void *ctx);
     void (*on_end)(void *ctx, const struct pod_exec_outcome *outcome); /* all output was given before */
-    /* 404 sandbox_not_found (no such pod), 403 kubernetes_forbidden, 502 sandbox_unreachable,
-     * 502 exec_outcome_unknown (the stream ended without a status), 503 unavailable, 504 sandbox_timeout */
+    /* 404 sandbox_not_found (no such pod, or another one by now), 403 kubernetes_forbidden, 502
+     * sandbox_unreachable, 502 exec_outcome_unknown (the stream ended without a status), 503 unavailable, 504
+     * sandbox_timeout */
     void (*on_error)(void *ctx, const struct error *err);
 };
 

@@ -9,12 +9,15 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+struct k8s_client;
+
 struct pod_place {
     char namespace[64], pod[254], container[64];
     char uid[64];           /* of the pod */
     char container_id[128]; /* "" = not told */
     char ip[46];            /* "" = none yet */
     bool host_network;
+    struct k8s_client *client; /* pod_exec.h asks it whether the pod is still this one; NULL: it does not */
 };
 
 /* The place of a Running sandbox in `pod`, the pod that its status names (NULL: there is none). 409

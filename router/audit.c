@@ -3,6 +3,7 @@
 
 #include "common/text.h"
 #include "common/units.h"
+#include "router/key_record.h"
 #include "router/router.h"
 #include "router/sharing.h"
 
@@ -246,6 +247,13 @@ static char *details_of(struct request *r) {
     set_text(details, "code", r->audit.code);
     size_t method = (size_t)r->identity.auth_method;
     if (r->identity.sub && method < 4) set_text(details, "credential", credentials[method]);
+    if (r->identity.is_key) {
+        /* Which of the caller's keys: its id says nothing that opens anything. */
+        char hash[SHA256_HEX_LEN + 1], id[sizeof KEY_ID_PREFIX + KEY_ID_HEX];
+        hex_encode(r->key_digest, SHA256_BYTES, hash);
+        snprintf(id, sizeof id, "%s%.*s", KEY_ID_PREFIX, KEY_ID_HEX, hash);
+        json_object_set_new(details, "credentialId", json_string(id));
+    }
     if (r->identity.sandbox_id) set_text(details, "keyOfSandbox", r->identity.sandbox_id);
     char *text = json_dumps(details, JSON_COMPACT | JSON_SORT_KEYS);
     if (text && strlen(text) <= DETAILS_MAX) return text;

@@ -43,7 +43,8 @@ def test_8_1_shape_of_actions_and_events(u1, admin, fresh):
     assert action == {"eventType": "create", "sandboxId": fresh, "sandboxName": fresh, "namespace": "default", "userEmail": "u1@example.org"}
     assert details == {"kind": "action", "reason": "create by u1: success", "actor": "u1", "action": "create", "resource": "sandbox",
                        "outcome": "success", "status": 201, "requestId": fresh, "source": "127.0.0.1", "operation": "createSandbox",
-                       "credential": "api-key"}
+                       "credential": "api-key", "credentialId": details["credentialId"]}
+    assert re.fullmatch("agenttier-apikey-[0-9a-f]{40}", details["credentialId"])
     wait_for(lambda: u1.get(f"{API}/sandboxes/{fresh}").json()["status"] == "Error")
     events = wait_for(lambda: entries(admin, sandbox=fresh, kind="event", type="Error"))
     event = events[0]
@@ -155,6 +156,7 @@ def test_W48_known_callers_who_go_where_they_may_not_are_recorded(keyed, u1, u2,
             d = entry["details"]
             assert (d["action"], d["outcome"], d["status"], d["actor"], entry["sandboxId"]) == (action, "denied", status, actor, name), entry
             assert d.get("keyOfSandbox", "") == (fresh if client is held else ""), entry
+            assert re.fullmatch("agenttier-apikey-[0-9a-f]{40}", d["credentialId"]) and (d["credentialId"] == scoped["id"]) == (client is held)
         # Who is nobody, and what is nowhere, would fill it with nothing.
         assert stranger.get(f"{API}/sandboxes/{fresh}", headers={"X-Request-ID": fresh + "-s"}).status_code == 401
         assert u2.get(f"{API}/sandboxes/no-such", headers={"X-Request-ID": fresh + "-s"}).status_code == 404
@@ -308,6 +310,9 @@ def ids_in(router):
         return {row[0] for row in db.execute("SELECT request_id FROM audit_events")}
 
 
+MOMENT = 0.5  # HISTORY_WINDOW_MS, on a machine five times slower
+
+
 def test_W93_kill_loses_nothing_that_was_answered_a_moment_ago():
     with Router(keys=("u1", "admin")) as router:
         sent = []
@@ -320,7 +325,7 @@ def test_W93_kill_loses_nothing_that_was_answered_a_moment_ago():
                         sent.append(rid)
         with concurrent.futures.ThreadPoolExecutor(4) as pool:
             list(pool.map(work, range(4)))
-        time.sleep(0.1)  # HISTORY_WINDOW_MS
+        time.sleep(MOMENT)
         router.kill()
         assert len(sent) == 160 and set(sent) <= ids_in(router)
         router.restart()
@@ -331,7 +336,7 @@ def test_W93_kill_loses_nothing_that_was_answered_a_moment_ago():
 def test_W93_kill_under_load_leaves_a_sound_file():
     with Router(keys=("u1", "admin")) as router:
         answered = []
-        stop = time.monotonic() + 1.5
+        stop = time.monotonic() + 120
 
         def work(n):
             with router.client("admin") as client:
@@ -346,14 +351,14 @@ def test_W93_kill_under_load_leaves_a_sound_file():
                     i += 1
         with concurrent.futures.ThreadPoolExecutor(4) as pool:
             runs = [pool.submit(work, n) for n in range(4)]
-            time.sleep(0.8)
+            wait_for(lambda: len(answered) > 100 and time.monotonic() > answered[0][0] + 2 * MOMENT, 100, what="answers")
             killed = time.monotonic()
             router.kill()
             for run in runs:
                 run.result()
         there = ids_in(router)
-        lost = [rid for at, rid in answered if at < killed - 0.1 and rid not in there]
-        assert len(answered) > 50 and not lost, lost[:10]
+        lost = [rid for at, rid in answered if at < killed - MOMENT and rid not in there]
+        assert not lost, lost[:10]
         with sqlite3.connect(router.state_dir / "history.db") as db:
             assert db.execute("PRAGMA integrity_check").fetchone() == ("ok",)
         router.restart()

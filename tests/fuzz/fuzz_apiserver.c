@@ -3,6 +3,7 @@
 #include "common/json.h"
 #include "common/text.h"
 #include "k8s/list_reader.h"
+#include "k8s/snapshots.h"
 #include "k8s/status.h"
 #include "k8s/token_review.h"
 #include "k8s/trim.h"
@@ -49,6 +50,11 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
     token_review_read(body, audiences, &review);
     MUST(review.authenticated == (review.username != NULL));
     token_review_free(&review);
+    cleanup_error struct error unusable = {0};
+    MUST(snapshot_class_usable(body, data[0] % 2 ? "fast" : NULL, &unusable) == (unusable.status == 0));
+    MUST(unusable.status == 0 || (unusable.code && unusable.message[0]));
+    snapshot_group_present(body);
+    snapshot_resource_present(body, "volumesnapshots");
     trim_pod(body);
     trim_event(body);
     return 0;

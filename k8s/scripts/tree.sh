@@ -18,7 +18,7 @@ scan() {
         esac
         IFS=' '
         set -- ${s##*) }
-        all="$all ${s%% *}:$2:$4:$1:${20-0}"
+        all="$all ${s%% *}:$2:$4:$1:$5:${20-0}"
     done
     unset IFS
     set +f

@@ -121,6 +121,13 @@ class Terminal:
         return self.wait().told("error")
 
 
+def wait_there(name, count):
+    deadline = time.monotonic() + LONG
+    while len(processes(name)) < count:
+        assert time.monotonic() < deadline, processes(name)
+        time.sleep(0.05)
+
+
 def gone(server):
     """Every process that was started in the pod for terminals."""
     deadline = time.monotonic() + LONG
@@ -265,17 +272,14 @@ def test_input_nobody_reads_waits(one):
 
 @pytest.mark.parametrize("protocols", [["v5.channel.k8s.io"], ["v4.channel.k8s.io"]])
 def test_O2_a_user_who_leaves_ends_the_shell(fake, shell, mark, protocols):
-    """And its jobs, also what takes a hangup lightly or has stopped."""
+    """And all that came of it: what takes a hangup lightly, ignores it, has stopped or has left the session."""
     fake.protocols = protocols
     t = Terminal(fake, shell=shell)
-    t.ask(f"sleep {mark} &")
+    t.ask(f"sleep {mark} & nohup sleep {mark} >/dev/null 2>&1 & setsid sleep {mark} & (setsid sleep {mark} &)")
     t.ask(f"sh -c 'trap : HUP; while :; do sleep 1; done' {mark} &")
     t.ask(f"sh -c 'kill -STOP $$; sleep 100' {mark} &")
     t.send(f"sleep {mark}\n")
-    deadline = time.monotonic() + LONG
-    while len(processes(mark)) < 4:
-        assert time.monotonic() < deadline, processes(mark)
-        time.sleep(0.05)
+    wait_there(mark, 7)
     t.close()
     t.wait()
     assert not processes(mark)
@@ -285,7 +289,7 @@ def test_O2_a_user_who_leaves_ends_the_shell(fake, shell, mark, protocols):
 def test_O2_a_router_that_is_killed_leaves_no_shell(fake, shell, mark):
     t = Terminal(fake, shell=shell)
     t.ask(f"sleep {mark} &")
-    assert processes(mark)
+    wait_there(mark, 1)
     t.process.kill()
     wait_gone(mark, LONG)
     gone(fake)
@@ -320,18 +324,10 @@ def test_O2_a_lost_guard_ends_the_terminal(one, mark):
     gone(one)
 
 
-def test_what_leaves_the_terminal_stays(fake, shell, mark):
-    t = Terminal(fake, shell=shell)
-    t.ask(f"nohup sleep {mark} >/dev/null 2>&1 & setsid sleep {mark} &")
-    t.close()
-    t.wait()
-    gone(fake)
-    assert len(processes(mark)) == 2
-
-
 def test_a_background_job_outlives_exit(one, mark):
     t = Terminal(one, shell=shutil.which("bash"))
     t.ask(f"nohup sleep {mark} >/dev/null 2>&1 &")
+    wait_there(mark, 1)
     t.send("exit\n")
     assert t.told("result") == {"exitCode": 0}
     t.wait()
@@ -365,6 +361,7 @@ def wait_sessions(tmp_path, wanted):
 def test_5_6_a_tmux_session_survives(tmux, tmp_path, mark, kill):
     t = Terminal(tmux, session="agenttier-box.1")
     t.ask(f"export KEPT=yes; sleep {mark} &")
+    wait_there(mark, 1)
     wait_sessions(tmp_path, ["agenttier-box_1 1"])  # as tmux writes the name
     if kill:
         t.process.kill()

@@ -42,7 +42,7 @@ def import_image(router, name, applets):
         # busybox's own shows sizes that it finds likelier. And the runtime of a sanitized build is not static.
         (source / "bin" / "stty").unlink(missing_ok=True)
         shutil.copy(shutil.which("stty"), source / "bin" / "stty")
-        for program in (shutil.which("stty"), str(BUILD / "agenttier-runtime")):
+        for program in (shutil.which("stty"), os.environ.get("AGENTTIER_RUNTIME") or str(BUILD / "agenttier-runtime")):
             needs = subprocess.run(["ldd", program], capture_output=True, text=True, check=False).stdout
             for library in re.findall(r"(/\S+) \(0x", needs):
                 (source / library.lstrip("/")).parent.mkdir(parents=True, exist_ok=True)

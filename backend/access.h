@@ -49,8 +49,8 @@ enum access_op {
  * on_started: the terminal is there (also when what was to run in it then fails to start). Input is
  * text in UTF-8, taken at ends of characters; what is not UTF-8 may arrive as U+FFFD. Output is bytes
  * as they come, which may end within a character. access_finish() does nothing: a terminal has no end
- * of input. access_close() hangs the shell up: it and its session are gone within seconds. A tmux server
- * stays, with what runs in it; what else has left the session may stay.
+ * of input. access_close() hangs the shell up: it and all that came of it, also what has left its
+ * session, is gone within seconds, but for a tmux server and what runs in it.
  * Errors: 502 terminal_not_started (no shell runs; its message says why), 502 sandbox_unreachable (the
  * connection is lost).
  *

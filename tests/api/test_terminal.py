@@ -724,6 +724,9 @@ def watched(dev):
     thread.start()
     yield answers, thread, seen, began
     answers.ws.close()
+    with contextlib.suppress(OSError):  # the server may have closed it
+        silent.socket.shutdown(socket.SHUT_RDWR)
+    thread.join(60)
     silent.socket.close()
     handle.remove()
 

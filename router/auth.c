@@ -194,8 +194,7 @@ static void ask_for_key(struct auth_question *q, struct request *r, struct slice
     q->is_key = true;
     q->digest = token_digest_of(key);
     q->method = method;
-    second_look_need(r->router, LOOK_OF_STRANGER, KIND_SECRET, install_namespace(r->router->config), id,
-                     false, &q->look);
+    second_look_need(r->router, NULL, KIND_SECRET, install_namespace(r->router->config), id, false, &q->look);
 }
 
 struct auth_question *auth_question_new(struct request *r) {
@@ -218,14 +217,15 @@ static enum second_look_need needs_forward(struct request *r, struct second_look
     const char *port = request_param(r, "port");
     if (strcmp(r->route->method, "*") != 0 || !port) return LOOK_NEEDLESS;
     cleanup_free char *name = xasprintf("pf-%s-%s", r->sandbox->name, port);
-    return second_look_need(r->router, LOOK_OF_CALLER, KIND_SERVICE, r->sandbox->namespace, name, false, out);
+    return second_look_need(r->router, r->identity.sub, KIND_SERVICE, r->sandbox->namespace, name, false,
+                            out);
 }
 
 static enum second_look_need needs_sandbox(struct request *r, struct second_look *out) {
     const char *namespace = strcmp(r->route->method, "*") != 0 ? request_query(r, "namespace") : NULL;
     if (!namespace || !namespace[0]) namespace = r->identity.sandbox_namespace;
     if (!namespace || !namespace[0]) namespace = sandbox_namespace(r->router->config);
-    return second_look_need(r->router, LOOK_OF_CALLER, KIND_SANDBOX, namespace, request_param(r, "id"), true,
+    return second_look_need(r->router, r->identity.sub, KIND_SANDBOX, namespace, request_param(r, "id"), true,
                             out);
 }
 

@@ -17,6 +17,7 @@ struct rate_limiter;
 struct terminals;
 
 #define ROUTER_TOUCHES 4
+#define ROUTER_LOOKERS 64
 
 struct router {
     const struct config *config;
@@ -34,6 +35,6 @@ struct router {
     _Atomic int64_t body_bytes;               /* of large JSON bodies under way: exchange.c bounds them */
     _Atomic uint64_t touches[ROUTER_TOUCHES]; /* sandboxes whose activity is being written: activity.c */
     _Atomic bool warned_of_proxy;             /* request.c says it once */
-    _Atomic uint64_t second_looks[2];         /* router/second_look.c */
-    _Atomic bool draining;                    /* SIGTERM seen: new requests are refused */
+    _Atomic uint64_t second_looks[ROUTER_LOOKERS], strangers_looks; /* second_look.c bounds them */
+    _Atomic bool draining; /* SIGTERM seen: new requests are refused */
 };

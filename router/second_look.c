@@ -4,28 +4,36 @@
 
 #include <time.h>
 
+static uint64_t hash_of(const char *text) {
+    uint64_t h = UINT64_C(14695981039346656037);
+    for (; *text; text++)
+        h = (h ^ (unsigned char)*text) * UINT64_C(1099511628211);
+    return h;
+}
+
 /* Seconds in the upper bits, looks of that second in the lower. */
-static bool is_allowed(struct router *router, enum second_look_asker asker) {
-    static const uint64_t most[LOOK_ASKERS] = {SECOND_LOOKS_OF_STRANGERS, SECOND_LOOKS_OF_CALLERS};
-    _Atomic uint64_t *looks = &router->second_looks[asker];
+static bool is_allowed(struct router *router, const char *caller) {
+    const uint64_t most = caller ? SECOND_LOOKS_OF_CALLER : SECOND_LOOKS_OF_STRANGERS;
+    _Atomic uint64_t *looks =
+        caller ? &router->second_looks[hash_of(caller) % ROUTER_LOOKERS] : &router->strangers_looks;
     struct timespec now;
     clock_gettime(CLOCK_MONOTONIC_COARSE, &now);
     uint64_t second = (uint64_t)now.tv_sec << 16, old = atomic_load(looks), next;
     do {
         next = (old & ~UINT64_C(0xffff)) == second ? old + 1 : second + 1;
-        if ((next & 0xffff) > most[asker]) return false;
+        if ((next & 0xffff) > most) return false;
     } while (!atomic_compare_exchange_weak(looks, &old, next));
     return true;
 }
 
-enum second_look_need second_look_need(struct router *router, enum second_look_asker asker, enum kind kind,
+enum second_look_need second_look_need(struct router *router, const char *caller, enum kind kind,
                                        const char *namespace, const char *name, bool again,
                                        struct second_look *out) {
     struct store *store = router->backend->store;
     if (!store->ops->look || store_age_ms(store) >= FRESHNESS_DOUBT_MS) return LOOK_NEEDLESS;
     cleanup_object struct object *there = store->ops->get(store, kind, namespace, name);
     if (there && !again) return LOOK_NEEDLESS;
-    if (!is_allowed(router, asker)) return LOOK_REFUSED;
+    if (!is_allowed(router, caller)) return LOOK_REFUSED;
     *out = (struct second_look){store, kind, xstrdup(namespace), xstrdup(name)};
     return LOOK_WANTED;
 }

@@ -39,7 +39,7 @@ static void forbidden(const json_t *body, const char *message, struct error *err
     else if (has_cause(body, "reason", "NamespaceTerminating"))
         error_set(err, 409, "namespace_terminating", "%s", message);
     else if (says(message, " cannot ") && says(message, " resource "))
-        error_set(err, 403, ERR_KUBERNETES_FORBIDDEN, "the Router's account lacks a permission: %s", message);
+        error_set(err, 403, ERR_KUBERNETES_FORBIDDEN, "the service account lacks a permission: %s", message);
     else
         error_set(err, 403, "admission_rejected", "%s", message);
 }

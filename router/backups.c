@@ -112,14 +112,13 @@ void backups_create(struct request *r) {
 
 /* The snapshot of the path, a reference; NULL with 404 (`missing`), also when it is another sandbox's. */
 static struct object *find_snapshot(struct request *r, const char *missing, struct error *err) {
-    cleanup_error struct error failed = {0};
-    struct object *o = r->backend->snapshots->get(r->backend, r->sandbox->namespace,
-                                                  request_param(r, "snapshotName"), &failed);
+    struct object *o =
+        r->backend->snapshots->get(r->backend, r->sandbox->namespace, request_param(r, "snapshotName"), err);
     if (o && snapshot_kind_of(o, r->sandbox) != SNAPSHOT_FOREIGN) return o;
-    if (o || failed.status == 404)
+    if (o || err->status == 404) {
+        error_clear(err);
         error_set(err, 404, "snapshot_not_found", "%s", missing);
-    else
-        error_move(err, &failed);
+    }
     object_unref(o);
     return NULL;
 }

@@ -33,13 +33,15 @@ struct object *snapshot_take(struct request *r, const json_t *object, struct err
     const char *class = json_str_at(object, "spec.volumeSnapshotClassName");
     if (!ops->check(r->backend, *class ? class : NULL, err)) return NULL;
     struct store *store = r->backend->store;
-    cleanup_object struct object *taken = NULL;
+    struct object *taken = NULL, *now;
     if (!store->ops->create(store, KIND_VOLUME_SNAPSHOT, object, &taken, err)) return NULL;
-    if (!ops->settle) return steal_ptr(taken);
+    if (!ops->settle) return taken;
     ops->settle(r->backend, taken->namespace, taken->name);
-    struct object *now = ops->get(r->backend, taken->namespace, taken->name, err);
-    if (now && !snapshot_has_failed(now, err)) return now;
-    snapshot_discard(r, taken);
-    object_unref(now);
-    return NULL;
+    now = ops->get(r->backend, taken->namespace, taken->name, err);
+    if (!now || snapshot_has_failed(now, err)) {
+        snapshot_discard(r, taken);
+        object_unref(steal_ptr(now));
+    }
+    object_unref(taken);
+    return now;
 }

@@ -13,6 +13,7 @@
 #define PING_MS         5000
 #define SILENCE_MS      61000
 #define SILENCE_FED_MS  300000 /* a peer that waits for its command to read input does not answer pings */
+#define UNREAD_MAX      4096   /* PIPE_BUF: so much input fits a pipe that nobody reads, and nobody waits */
 #define TURN_BYTES      (256 * 1024)
 
 enum state { CONNECTING, HEAD, REFUSED, OPEN, OVER };
@@ -44,7 +45,8 @@ struct websocket {
     size_t turn;
     uint64_t heard_at;
     unsigned char opcode;
-    bool fed; /* sent since the peer was last heard */
+    size_t sent; /* in all; what is above UNREAD_MAX is not counted */
+    bool fed;    /* sent since the peer was last heard, so that it may be waiting */
     bool eof, closed_by_peer, paused, closed, reading, wants_room;
     int close_code;
     bool bad_message;
@@ -420,7 +422,8 @@ bool websocket_send(struct websocket *w, unsigned char first, const char *data, 
     if (len) memcpy(message + 1, data, len);
     struct wslay_event_msg msg = {.opcode = WSLAY_BINARY_FRAME, .msg = message, .msg_length = 1 + len};
     wslay_event_queue_msg(w->frames, &msg);
-    w->fed = true;
+    if (w->sent <= UNREAD_MAX) w->sent += len;
+    w->fed = w->sent > UNREAD_MAX;
     flush(w);
     return true;
 }

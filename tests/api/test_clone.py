@@ -349,7 +349,7 @@ def test_5_backups_are_made_listed_restored_and_deleted(keyed, source, u1, fresh
     for name in (first["name"], copy["snapshot"]):
         answer = source.delete("/backups/" + name)
         assert (answer.status_code, answer.json()) == (200, {"status": "deleted", "name": name})
-        error_of(source.delete("/backups/" + name), 404)
+        wait_for(lambda n=name: source.delete("/backups/" + n).status_code == 404, what="its end")
         assert error_of(source.post(f"/backups/{name}/restore"), 404)["code"] == "snapshot_not_found"
     assert [b["name"] for b in backups(source)] == [second["name"]]
     for box in (old, again, handle(keyed, u1, fresh + "-copy")):

@@ -157,7 +157,8 @@ static bool open_all(struct program *p, struct error *err) {
     if (!p->config || !(p->client = k8s_client_new(p->config, err))) return false;
     p->health = probes_start(o->probe_address, answer_health, p, err);
     if (!p->health || (o->manage_crds && !crds_apply(p->client, err)) || !open_store(p, err)) return false;
-    if (o->delivery == DELIVERY_EXEC && !(p->sender = sender_start(p->config, p->store, &runtime, err)))
+    if (o->delivery == DELIVERY_EXEC &&
+        !(p->sender = sender_start(p->config, p->client, p->store, &runtime, err)))
         return false;
     const struct controller_options options = {.store = p->store,
                                                .settings = {.default_image = o->default_image,

@@ -47,6 +47,7 @@ struct job {
 
 struct sender {
     struct k8s_config *config;
+    struct k8s_client *client;
     struct store *store;
     struct buffer program;
     uv_loop_t loop;
@@ -287,7 +288,9 @@ static void open_stream(uv_work_t *work, int status) {
                                        .pod = j->pod,
                                        .container = MAIN_CONTAINER,
                                        .command = command,
-                                       .stdin_open = true};
+                                       .stdin_open = true,
+                                       .uid = j->pod_uid,
+                                       .client = j->sender->client};
     cleanup_error struct error err = {0};
     j->state = JOB_SENDING;
     j->sent = j->said_len = 0;
@@ -373,10 +376,11 @@ static void *run(void *arg) {
     return NULL;
 }
 
-struct sender *sender_start(struct k8s_config *config, struct store *store, struct buffer *program,
-                            struct error *err) {
+struct sender *sender_start(struct k8s_config *config, struct k8s_client *client, struct store *store,
+                            struct buffer *program, struct error *err) {
     struct sender *s = xcalloc(1, sizeof *s);
     s->config = config;
+    s->client = client;
     s->store = store;
     s->program = *program;
     *program = (struct buffer){0};

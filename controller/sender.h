@@ -6,13 +6,15 @@
 #include "backend/store.h"
 #include "common/bytes.h"
 #include "controller/controller.h"
+#include "k8s/client.h"
 #include "k8s/config.h"
 
 struct sender;
 
-/* `program` is what is sent (taken). `store` and `config` are borrowed. */
-struct sender *sender_start(struct k8s_config *config, struct store *store, struct buffer *program,
-                            struct error *err);
+/* `program` is what is sent (taken). The others are borrowed; `client` tells whether a pod is still the one
+ * meant. */
+struct sender *sender_start(struct k8s_config *config, struct k8s_client *client, struct store *store,
+                            struct buffer *program, struct error *err);
 /* What controller_start() is given. */
 struct runtime_bringer sender_bringer(struct sender *s);
 void sender_stop(struct sender *s); /* after the controller; what is under way is cut */

@@ -396,13 +396,7 @@ struct access_stream *exec_access_open(struct k8s_config *config, uv_loop_t *loo
     s->timer.data = s->kick.data = s;
     s->handles = 2;
     const char *command[] = {"/bin/sh", "-c", row->script, NULL};
-    struct pod_exec_request request = {.namespace = s->place.namespace,
-                                       .pod = s->place.pod,
-                                       .container = s->place.container,
-                                       .uid = s->place.uid,
-                                       .client = s->place.client,
-                                       .command = command,
-                                       .stdin_open = true};
+    struct pod_exec_request request = pod_exec_at(&s->place, command);
     s->exec = pod_exec_open(config, loop, &request, &exec_events, s, err);
     if (!s->exec) {
         s->closed = true;

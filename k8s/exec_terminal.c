@@ -323,14 +323,8 @@ static void open_terminal(struct exec_terminal *t) {
     const char *command[] = {"/bin/sh",  "-c",     "eval \"$8\"", t->nonce, t->watch, t->watch_start,
                              t->session, t->shell, cols,          rows,     t->dir,   exec_script_terminal,
                              NULL};
-    struct pod_exec_request request = {.namespace = t->place.namespace,
-                                       .pod = t->place.pod,
-                                       .container = t->place.container,
-                                       .uid = t->place.uid,
-                                       .client = t->place.client,
-                                       .command = command,
-                                       .stdin_open = true,
-                                       .tty = true};
+    struct pod_exec_request request = pod_exec_at(&t->place, command);
+    request.tty = true;
     t->state = STARTING;
     uv_timer_start(&t->timer, on_timer, START_MS, 0);
     t->terminal = pod_exec_open(t->config, t->loop, &request, &events, t, &err);
@@ -479,13 +473,7 @@ struct access_stream *exec_terminal_open(struct k8s_config *config, uv_loop_t *l
     t->timer.data = t->kick.data = t;
     uv_timer_start(&t->timer, on_timer, START_MS, 0);
     const char *command[] = {"/bin/sh", "-c", exec_script_guard, NULL};
-    struct pod_exec_request request = {.namespace = t->place.namespace,
-                                       .pod = t->place.pod,
-                                       .container = t->place.container,
-                                       .uid = t->place.uid,
-                                       .client = t->place.client,
-                                       .command = command,
-                                       .stdin_open = true};
+    struct pod_exec_request request = pod_exec_at(&t->place, command);
     t->guard = pod_exec_open(config, loop, &request, &guard_events, t, err);
     if (!t->guard) {
         t->closed = true;

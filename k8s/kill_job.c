@@ -104,13 +104,7 @@ static void attempt(struct kill_job *job) {
                                                   .on_end = on_end,
                                                   .on_error = on_error};
     const char *command[] = {"/bin/sh", "-c", exec_script_kill, NULL};
-    struct pod_exec_request request = {.namespace = job->place.namespace,
-                                       .pod = job->place.pod,
-                                       .container = job->place.container,
-                                       .uid = job->place.uid,
-                                       .client = job->place.client,
-                                       .command = command,
-                                       .stdin_open = true};
+    struct pod_exec_request request = pod_exec_at(&job->place, command);
     cleanup_error struct error err = {0};
     uv_timer_start(&job->timer, on_timer, PATIENCE_MS, 0);
     job->exec = pod_exec_open(job->config, job->loop, &request, &events, job, &err);

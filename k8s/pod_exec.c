@@ -270,6 +270,16 @@ static char *make_path(struct k8s_config *config, const struct pod_exec_request 
     return buffer_steal(&path, NULL);
 }
 
+struct pod_exec_request pod_exec_at(const struct pod_place *place, const char *const *command) {
+    return (struct pod_exec_request){.namespace = place->namespace,
+                                     .pod = place->pod,
+                                     .container = place->container,
+                                     .command = command,
+                                     .stdin_open = true,
+                                     .uid = place->uid,
+                                     .client = place->client};
+}
+
 struct pod_exec *pod_exec_open(struct k8s_config *config, uv_loop_t *loop,
                                const struct pod_exec_request *request, const struct pod_exec_events *events,
                                void *ctx, struct error *err) {

@@ -3,6 +3,7 @@
 #pragma once
 
 #include "k8s/client.h"
+#include "k8s/pod_place.h"
 
 #include <jansson.h>
 #include <uv.h>
@@ -19,6 +20,9 @@ struct pod_exec_request {
     const char *uid;
     struct k8s_client *client;
 };
+
+/* `command` at the place, with input; the place must outlive the request. */
+struct pod_exec_request pod_exec_at(const struct pod_place *place, const char *const *command);
 
 struct pod_exec_outcome {
     int exit_code; /* from the status channel */

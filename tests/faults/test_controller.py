@@ -706,6 +706,23 @@ def test_S16_the_token_of_another_sandbox_is_never_sent(api, pods_exec, sender):
     assert not pods_exec.requests and not marked(api)
 
 
+def test_O5_S16_a_pod_that_another_one_replaced_unseen_gets_no_token(api, pods_exec, sender):
+    """pods/exec knows a pod by its name only: it is asked whose the name is before anything is sent."""
+    make(api, "box")
+    wait_for(lambda: api.get("pods", "box-pod", "default"), 10, 0.02)
+    other = api.get("pods", "box-pod", "default")
+    other["metadata"]["uid"] = "another"
+    api.on("GET", r"/pods/box-pod$", body(other))
+    start_pod(api)
+    reach(api, "box", "Running")
+    wait_for(lambda: api.asked("GET", r"/pods/box-pod$"), 20, what="the question")
+    time.sleep(1)
+    assert not list(pods_exec.volume.iterdir()) and not marked(api)
+    api.clear()
+    start_pod(api, container="containerd://2")
+    wait_for(lambda: marked(api) == "containerd://2", 20, 0.05, "the runtime")
+
+
 def test_no_exec_where_the_template_says_no(api, pods_exec, sender):
     api.put("clustersandboxtemplates", {"metadata": {"name": "plain"}, "spec": {"harness": {"useHTTPExec": False}}})
     api.put("sandboxes", {"metadata": {"name": "box", "namespace": "default"}, "spec": {"templateRef": {"name": "plain", "kind": "ClusterSandboxTemplate"}}})

@@ -131,7 +131,7 @@ def processes(mark):
     return found
 
 
-def wait_gone(mark, seconds=30):
+def wait_gone(mark, seconds=10):
     deadline = time.time() + seconds
     while processes(mark):
         assert time.time() < deadline, processes(mark)

@@ -276,6 +276,13 @@ bool dns_label_valid(struct slice s) {
     return true;
 }
 
+uint64_t text_hash(struct slice s) {
+    uint64_t h = UINT64_C(14695981039346656037);
+    for (size_t i = 0; i < s.len; i++)
+        h = (h ^ (unsigned char)s.ptr[i]) * UINT64_C(1099511628211);
+    return h;
+}
+
 static void escape_json(struct buffer *out, struct slice valid) {
     size_t start = 0;
     for (size_t i = 0; i < valid.len; i++) {

@@ -27,3 +27,6 @@ bool percent_encode(struct slice in, const char *keep, struct buffer *out);
 
 /* An RFC 1123 label: 1 to 63 of [a-z0-9-], alphanumeric at both ends. */
 bool dns_label_valid(struct slice s);
+
+/* FNV-1a, for tables in memory: whoever chooses the texts can make them collide. */
+uint64_t text_hash(struct slice s);

@@ -1,6 +1,7 @@
 #include "k8s/cache.h"
 
 #include "common/json.h"
+#include "common/text.h"
 #include "k8s/resource_version.h"
 #include "k8s/selector.h"
 
@@ -164,20 +165,13 @@ static void notify(struct cache *c, enum store_change change, struct object *o) 
 
 /* ---- objects that are gone ---- */
 
-static uint64_t hash_of(const char *uid) {
-    uint64_t h = 14695981039346656037u;
-    for (; *uid; uid++)
-        h = (h ^ (unsigned char)*uid) * 1099511628211u;
-    return h;
-}
-
 static bool same_gone(const struct cache_deleted *d, uint64_t hash, const char *uid) {
     return d->hash == hash && strncmp(d->uid, uid, sizeof d->uid - 1) == 0;
 }
 
 /* Whether `o` says something of a time before it was gone from the row. */
 static bool is_gone(const struct cache *c, const struct cache_row *row, const struct object *o) {
-    uint64_t hash = hash_of(o->uid);
+    uint64_t hash = text_hash(slice_of(o->uid));
     int order;
     for (size_t i = 0; i < CACHE_DELETED_MAX; i++) {
         const struct cache_deleted *d = &c->deleted[i];
@@ -192,7 +186,7 @@ static bool is_gone(const struct cache *c, const struct cache_row *row, const st
 /* `row` NULL: deleted; else no longer selected by it since `version`. */
 static void remember_gone(struct cache *c, const char *uid, const struct cache_row *row,
                           const char *version) {
-    struct cache_deleted gone = {.hash = hash_of(uid), .row = row}, *to = NULL;
+    struct cache_deleted gone = {.hash = text_hash(slice_of(uid)), .row = row}, *to = NULL;
     if (!uid[0] || (row && strlen(version) >= sizeof gone.version)) return;
     snprintf(gone.uid, sizeof gone.uid, "%s", uid);
     if (row) snprintf(gone.version, sizeof gone.version, "%s", version);

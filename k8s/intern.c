@@ -1,5 +1,7 @@
 #include "k8s/intern.h"
 
+#include "common/text.h"
+
 #include <stdint.h>
 #include <string.h>
 
@@ -15,9 +17,7 @@ void intern_free(struct intern *t) {
 }
 
 static size_t slot_of(const char *text, size_t len) {
-    uint64_t h = 14695981039346656037u;
-    for (size_t i = 0; i < len; i++)
-        h = (h ^ (unsigned char)text[i]) * 1099511628211u;
+    uint64_t h = text_hash(slice_make(text, len));
     return (h ^ h >> 32) % INTERN_SLOTS;
 }
 

@@ -331,16 +331,20 @@ static size_t on_list_data(char *data, size_t size, size_t count, void *ctx) {
     return list_reader_feed(&row->reader, slice_make(data, n), &row->failed) ? n : 0;
 }
 
-/* Ends what is under way, and lists soon. */
-static void list_again(struct row *row) {
-    struct watch_thread *t = row->thread;
+/* Ends what is under way, and lets go of what came of it. */
+static void drop_transfer(struct row *row) {
     if (row->state != ROW_WAITING) {
-        curl_multi_remove_handle(t->multi, row->transfer.easy);
+        curl_multi_remove_handle(row->thread->multi, row->transfer.easy);
         transfer_done(&row->transfer);
     }
     drop_list(row);
     list_reader_free(&row->reader);
     buffer_free(&row->body);
+}
+
+/* Ends what is under way, and lists soon. */
+static void list_again(struct row *row) {
+    drop_transfer(row);
     forget_version(row);
     atomic_store(&row->standing, false);
     row->state = ROW_WAITING;
@@ -577,13 +581,7 @@ static void *follow(void *ctx) {
 static void free_rows(struct watch_thread *t) {
     for (size_t i = 0; i < t->count; i++) {
         struct row *row = &t->rows[i];
-        if (row->state != ROW_WAITING) {
-            curl_multi_remove_handle(t->multi, row->transfer.easy);
-            transfer_done(&row->transfer);
-        }
-        drop_list(row);
-        list_reader_free(&row->reader);
-        buffer_free(&row->body);
+        drop_transfer(row);
         error_clear(&row->failed);
         forget_version(row);
         free(row->probes);

@@ -4,6 +4,7 @@
 #include "router/activity.h"
 
 #include "common/log.h"
+#include "common/text.h"
 #include "common/units.h"
 #include "router/freshness.h"
 #include "router/router.h"
@@ -39,10 +40,7 @@ static void written(uv_work_t *work, int status) {
 
 /* A place to write from, or NULL: the sandbox is being written, or as many as may be. */
 static _Atomic uint64_t *take_slot(struct router *router, const char *uid) {
-    uint64_t mark = 14695981039346656037u;
-    for (; *uid; uid++)
-        mark = (mark ^ (unsigned char)*uid) * 1099511628211u;
-    mark |= 1;
+    uint64_t mark = text_hash(slice_of(uid)) | 1;
     for (size_t i = 0; i < ROUTER_TOUCHES; i++)
         if (atomic_load(&router->touches[i]) == mark) return NULL;
     for (size_t i = 0; i < ROUTER_TOUCHES; i++) {

@@ -8,30 +8,6 @@
 /* Input bytes of one piece: at most six times that in JSON. A multiple of 3 for base64. */
 #define PIECE 9216
 
-/* Text for the inside of a JSON string; `in` is valid UTF-8. */
-static void escape(struct slice in, struct buffer *out) {
-    size_t plain = 0;
-    for (size_t i = 0; i < in.len; i++) {
-        unsigned char c = (unsigned char)in.ptr[i];
-        if (c >= 0x20 && c != '"' && c != '\\' && c != 0x7f) continue;
-        buffer_append(out, in.ptr + plain, i - plain);
-        plain = i + 1;
-        if (c == '"' || c == '\\') {
-            buffer_append_char(out, '\\');
-            buffer_append_char(out, (char)c);
-        } else if (c == '\n') {
-            buffer_append(out, "\\n", 2);
-        } else if (c == '\t') {
-            buffer_append(out, "\\t", 2);
-        } else if (c == '\r') {
-            buffer_append(out, "\\r", 2);
-        } else {
-            buffer_printf(out, "\\u%04x", c);
-        }
-    }
-    buffer_append(out, in.ptr + plain, in.len - plain);
-}
-
 /* What stands after a stream's own bytes begins on a line of its own. */
 static void add_line(struct buffer *tail, struct slice output, const char *text) {
     bool at_line_start = output.len == 0 || output.ptr[output.len - 1] == '\n';
@@ -96,9 +72,7 @@ static bool stream_piece(struct exec_render *r, struct slice in, struct buffer *
     if (r->base64) {
         base64_encode(piece, out);
     } else {
-        cleanup_buffer struct buffer repaired = {0};
-        utf8_repair(piece, &repaired);
-        escape(buffer_slice(&repaired), out);
+        json_text_escaped(out, piece);
     }
     return true;
 }
@@ -108,7 +82,7 @@ static bool stream_piece(struct exec_render *r, struct slice in, struct buffer *
 static void stream_tail(const struct exec_render *r, int i, struct buffer *out) {
     struct slice tail = buffer_slice(&r->tail[i]);
     if (tail.len && !r->base64)
-        escape(tail, out);
+        json_text_escaped(out, tail);
     else if (tail.len && r->output[i].len == 0)
         base64_encode(tail, out);
 }

@@ -44,13 +44,6 @@ static uint64_t bucket_of(const char *hex) {
     return strtoull(digits, NULL, 16);
 }
 
-static uint64_t bucket_of_user(const char *user) {
-    uint64_t h = 1469598103934665603ULL;
-    for (; *user; user++)
-        h = (h ^ (unsigned char)*user) * 1099511628211ULL;
-    return h;
-}
-
 static struct entry **slot_of(struct key_cache *c, const char *hex) {
     struct entry **slot = &c->buckets[bucket_of(hex) & (c->bucket_count - 1)];
     while (*slot && memcmp((*slot)->hash, hex, KEY_ID_HEX) != 0)
@@ -108,7 +101,7 @@ static void add(struct key_cache *c, const json_t *record) {
     e->expires = key_record_expiry(record);
     e->recorded = key_record_last_used(record);
     key_record_identity(record, &e->identity);
-    e->user_bucket = bucket_of_user(e->identity.sub);
+    e->user_bucket = text_hash(slice_of(e->identity.sub));
     if (c->count >= c->bucket_count) grow(c);
     struct entry **slot = &c->buckets[e->bucket & (c->bucket_count - 1)];
     e->next = *slot;
@@ -267,7 +260,7 @@ static struct object_list objects_of(struct key_cache *c, struct names *names) {
 struct object_list key_cache_of_user(struct key_cache *c, const char *user_id) {
     struct names names = {0};
     pthread_rwlock_rdlock(&c->lock);
-    uint64_t bucket = bucket_of_user(user_id);
+    uint64_t bucket = text_hash(slice_of(user_id));
     for (const struct entry *e = c->user_buckets[bucket & (c->bucket_count - 1)]; e; e = e->user_next)
         if (strcmp(e->identity.sub, user_id) == 0) add_name(&names, e);
     pthread_rwlock_unlock(&c->lock);

@@ -2,6 +2,7 @@
 #include "router/ratelimit.h"
 
 #include "common/bytes.h"
+#include "common/text.h"
 #include "common/units.h"
 
 #include <arpa/inet.h>
@@ -67,15 +68,8 @@ static double lesser(double a, double b) {
     return a < b ? a : b;
 }
 
-static size_t hash(const char *key) {
-    size_t h = 1469598103934665603ULL;
-    for (; *key; key++)
-        h = (h ^ (unsigned char)*key) * 1099511628211ULL;
-    return h % TABLE_SIZE;
-}
-
 static struct bucket *find(struct rate_limiter *l, const char *key, double burst, int64_t now) {
-    size_t slot = hash(key);
+    size_t slot = text_hash(slice_of(key)) % TABLE_SIZE;
     for (struct bucket *b = l->table[slot]; b; b = b->next)
         if (strcmp(b->key, key) == 0) return b;
     if (now - l->swept_ms > SWEEP_MS || l->count >= MAX_BUCKETS) {

@@ -1,21 +1,15 @@
 #include "router/second_look.h"
 
+#include "common/text.h"
 #include "router/freshness.h"
 
 #include <time.h>
 
-static uint64_t hash_of(const char *text) {
-    uint64_t h = UINT64_C(14695981039346656037);
-    for (; *text; text++)
-        h = (h ^ (unsigned char)*text) * UINT64_C(1099511628211);
-    return h;
-}
-
 /* Seconds in the upper bits, looks of that second in the lower. */
 static bool is_allowed(struct router *router, const char *caller) {
     const uint64_t most = caller ? SECOND_LOOKS_OF_CALLER : SECOND_LOOKS_OF_STRANGERS;
-    _Atomic uint64_t *looks =
-        caller ? &router->second_looks[hash_of(caller) % ROUTER_LOOKERS] : &router->strangers_looks;
+    _Atomic uint64_t *looks = caller ? &router->second_looks[text_hash(slice_of(caller)) % ROUTER_LOOKERS]
+                                     : &router->strangers_looks;
     struct timespec now;
     clock_gettime(CLOCK_MONOTONIC_COARSE, &now);
     uint64_t second = (uint64_t)now.tv_sec << 16, old = atomic_load(looks), next;

@@ -1,7 +1,10 @@
 """An Ingress controller: nginx, configured from the cluster's Ingress objects of one class.
 
 As small as the tests allow. It honours the annotations of ingress-nginx that the chart and the Router
-set, so that a wrong or missing one shows; without them nginx's own limits hold (1 MiB, 60 s)."""
+set, so that a wrong or missing one shows; without them nginx's own limits hold (1 MiB, 60 s).
+
+A reload closes connections that wait for their next request, also when that is on its way, and the published
+SDK does not send it again. So a connection of a client serves one request here."""
 
 import contextlib
 import json
@@ -31,6 +34,7 @@ worker_processes 2;
 events {{ worker_connections 1024; }}
 http {{
     access_log off;
+    keepalive_timeout 0;
     client_body_temp_path {folder}/body;
     proxy_temp_path {folder}/proxy;
     fastcgi_temp_path {folder}/fastcgi;

@@ -115,7 +115,8 @@ def test_O2_a_router_that_is_killed_leaves_no_shell(box, router):
     terminals = [Terminal(router, box.name, "u1") for _ in range(3)]
     for terminal in terminals:
         terminal.run("sleep 7783 & true")
-    assert sum("sleep 7783" in line for line in running(box)) == 3
+    # the shells answer when they have forked, a moment before the children are called sleep
+    wait_for(lambda: sum("sleep 7783" in line for line in running(box)) == 3, 30, 0.2, "the shells' jobs")
     os.kill(router.process(), signal.SIGKILL)
     wait_running(box, before)
     for terminal in terminals:

@@ -1,12 +1,14 @@
-/* What a sandbox may use of the machine. Pure, apart from prlimit() and sysconf(). */
+/* What a sandbox may use of the machine. Pure, apart from limits_apply_to_process() and sysconf(). */
 #include "local/resource_limits.h"
 
 #include "common/json.h"
 #include "common/units.h"
 
 #include <errno.h>
+#include <signal.h>
 #include <stdio.h>
 #include <sys/resource.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #define MIB            (1024 * 1024)
@@ -81,14 +83,49 @@ static int64_t data_of(pid_t pid) {
     return kib * 1024;
 }
 
-bool limits_apply_to_process(pid_t pid, const struct limits *limits, struct error *err) {
-    struct rlimit processes = {(rlim_t)limits->pids, (rlim_t)limits->pids};
-    int rc = prlimit(pid, RLIMIT_NPROC, &processes, NULL);
+/* Errno, 0 = done. A system call or two only: also made after a fork. */
+static int lower(pid_t pid, __rlimit_resource_t resource, int64_t to) {
+    struct rlimit limit;
+    if (prlimit(pid, resource, NULL, &limit) != 0) return errno;
+    /* Where the Router itself is held to less, more takes a privilege. */
+    if (limit.rlim_max > (rlim_t)to) limit.rlim_max = (rlim_t)to;
+    limit.rlim_cur = limit.rlim_max;
+    return prlimit(pid, resource, &limit, NULL) == 0 ? 0 : errno;
+}
+
+static int lower_all(pid_t pid, const struct limits *limits, bool with_data) {
+    int rc = lower(pid, RLIMIT_NPROC, limits->pids);
     /* RLIMIT_DATA and not RLIMIT_AS: several language runtimes reserve address space that they
-     * never use. Both count one process, not the sandbox: that takes cgroups. A program that has more
-     * already (built with sanitizers) would only be broken by it. */
-    struct rlimit data = {(rlim_t)limits->memory_bytes, (rlim_t)limits->memory_bytes};
-    if (rc == 0 && data_of(pid) < limits->memory_bytes / 2) rc = prlimit(pid, RLIMIT_DATA, &data, NULL);
-    if (rc != 0) error_set_errno(err, errno, "limiting the processes of a sandbox");
+     * never use. Both count one process, not the sandbox: that takes cgroups. */
+    return rc == 0 && with_data ? lower(pid, RLIMIT_DATA, limits->memory_bytes) : rc;
+}
+
+/* The same from a short-lived process with the user id of process 1: who is the same user needs no
+ * capability. */
+static int lower_all_as(uid_t user, pid_t pid, const struct limits *limits, bool with_data) {
+    /* The Router's signal handlers must not run in the copy of it. */
+    sigset_t all, before;
+    sigfillset(&all);
+    pthread_sigmask(SIG_SETMASK, &all, &before);
+    pid_t helper = fork();
+    if (helper == 0) {
+        if (setresgid(user, user, user) != 0 || setresuid(user, user, user) != 0) _exit(errno);
+        _exit(lower_all(pid, limits, with_data));
+    }
+    int status = errno;
+    pthread_sigmask(SIG_SETMASK, &before, NULL);
+    if (helper < 0) return status;
+    while (waitpid(helper, &status, 0) < 0 && errno == EINTR) {
+    }
+    return WIFEXITED(status) ? WEXITSTATUS(status) : EINTR;
+}
+
+bool limits_apply_to_process(pid_t pid, uid_t user, const struct limits *limits, struct error *err) {
+    /* A program that has more already (built with sanitizers) would only be broken by it. */
+    bool with_data = data_of(pid) < limits->memory_bytes / 2;
+    int rc = lower_all(pid, limits, with_data);
+    /* Root in a container often lacks CAP_SYS_RESOURCE. */
+    if (rc == EPERM && user != geteuid()) rc = lower_all_as(user, pid, limits, with_data);
+    if (rc != 0) error_set_errno(err, rc, "limiting the processes of a sandbox");
     return rc == 0;
 }

@@ -5,6 +5,7 @@
 
 #include <jansson.h>
 #include <stdint.h>
+#include <sys/types.h>
 
 #define LIMITS_DEFAULT_PIDS 512
 
@@ -23,6 +24,8 @@ int64_t machine_memory_bytes(void); /* physical */
 bool limits_from_resources(const json_t *resources, int64_t machine_memory, struct limits *out,
                            struct error *err);
 
-/* For machines without writable cgroups: limits of single processes on process 1 of a sandbox
- * (and so on all that it starts). False with errno in `err`. */
-bool limits_apply_to_process(pid_t pid, const struct limits *limits, struct error *err);
+/* For machines without writable cgroups: limits of single processes on process 1 of a sandbox, which is run
+ * by `user` of this machine (and so on all that it starts). Limits are only ever lowered; where those of
+ * process 1 are lower already they stay. Needs CAP_SYS_RESOURCE, or to be `user`, or CAP_SETUID and
+ * CAP_SETGID. False with errno in `err`. Any thread. */
+bool limits_apply_to_process(pid_t pid, uid_t user, const struct limits *limits, struct error *err);

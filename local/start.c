@@ -234,7 +234,8 @@ bool limit_processes(struct engine *e, struct entry *s, const struct object *san
     if (e->cgroups.memory && e->cgroups.pids) return true;
     struct limits limits;
     cleanup_json json_t *spec = template_resolve(e->store, sandbox->json, err);
+    uid_t user = s->record.own_user ? s->record.host_uid : geteuid();
     return spec &&
            limits_from_resources(json_object_get(spec, "resources"), e->machine_memory, &limits, err) &&
-           limits_apply_to_process(s->record.init.pid, &limits, err);
+           limits_apply_to_process(s->record.init.pid, user, &limits, err);
 }

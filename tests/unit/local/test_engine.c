@@ -4,6 +4,12 @@
 
 #include "local/rootfs.h"
 
+#include <linux/capability.h>
+#include <sched.h>
+#include <sys/mount.h>
+#include <sys/resource.h>
+#include <sys/syscall.h>
+
 static void expect_dead(struct process_id id) {
     ck_assert(!process_alive(id));
 }
@@ -334,6 +340,46 @@ START_TEST(holds_to_its_limits) {
 }
 END_TEST
 
+/* Continues as root in a container of few rights: control groups cannot be written, and the limits of
+ * processes of other users cannot be changed. */
+static void become_root_of_a_container(void) {
+    ck_assert_int_eq(unshare(CLONE_NEWNS), 0);
+    ck_assert_int_eq(mount(NULL, "/", NULL, MS_REC | MS_PRIVATE, NULL), 0);
+    ck_assert_int_eq(mount("tmpfs", "/sys/fs/cgroup", "tmpfs", MS_RDONLY, NULL), 0);
+    struct __user_cap_header_struct head = {.version = _LINUX_CAPABILITY_VERSION_3};
+    struct __user_cap_data_struct data[2];
+    ck_assert_int_eq(prctl(PR_CAPBSET_DROP, CAP_SYS_RESOURCE, 0, 0, 0), 0);
+    ck_assert_int_eq(syscall(SYS_capget, &head, data), 0);
+    data[0].effective &= ~(1U << CAP_SYS_RESOURCE);
+    data[0].permitted &= ~(1U << CAP_SYS_RESOURCE);
+    ck_assert_int_eq(syscall(SYS_capset, &head, data), 0);
+}
+
+START_TEST(limits_processes_where_control_groups_cannot) {
+    struct fixture f;
+    if (geteuid() == 0) become_root_of_a_container();
+    /* The Router's own hard limit, which it may not raise. */
+    const struct rlimit few = {300, 300};
+    ck_assert_int_eq(setrlimit(RLIMIT_NPROC, &few), 0);
+    fixture_open(&f, _i);
+    create(&f, "held", json_pack("{s:{s:{s:s}}}", "resources", "limits", "memory", "128Mi"));
+    await_phase(&f, "held", "Running");
+    struct record r = record_of(&f, "held");
+    ck_assert_uint_eq(r.cgroup_count, 0);
+    ck_assert_int_eq(r.own_user, geteuid() == 0);
+    expect_inside(&f, "held",
+                  "for who in 1 self; do awk '/^Max (processes|data size)/ {print $(NF-2), $(NF-1)}' "
+                  "/proc/$who/limits; done",
+                  "134217728 134217728\n300 300\n134217728 134217728\n300 300\n");
+    cleanup_free char *got =
+        inside(&f, "held", "head -c 268435456 /dev/zero | tail -c 268435456 | wc -c; echo alive");
+    ck_assert_ptr_null(strstr(got, "268435456"));
+    ck_assert_ptr_nonnull(strstr(got, "alive"));
+    record_clear(&r);
+    fixture_close(&f);
+}
+END_TEST
+
 START_TEST(runs_from_an_imported_image) {
     struct fixture f;
     fixture_open(&f, _i);
@@ -483,6 +529,7 @@ int main(void) {
     tcase_add_loop_test(tests, says_what_is_missing, 0, users);
     tcase_add_loop_test(tests, applies_files_and_scripts_once, 0, users);
     if (!SANITIZED) tcase_add_loop_test(tests, holds_to_its_limits, 0, users);
+    if (!SANITIZED) tcase_add_loop_test(tests, limits_processes_where_control_groups_cannot, 0, users);
     if (!SANITIZED) tcase_add_loop_test(tests, runs_from_an_imported_image, 0, users);
     tcase_add_loop_test(tests, is_adopted_by_the_next_router, 0, users);
     tcase_add_loop_test(tests, leaves_no_strays, 0, users);

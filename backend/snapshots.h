@@ -14,6 +14,9 @@
 #define LABEL_SNAPSHOT_KIND  "agenttier.io/snapshot-kind"
 #define LABEL_SOURCE_PVC     "agenttier.io/source-pvc"
 #define SNAPSHOT_KIND_BACKUP "scheduled-backup" /* also of those that are asked for */
+#define SNAPSHOT_KIND_STOP   "on-stop"
+/* The sandbox of one that was taken when it stopped. */
+#define LABEL_STOPPED_SANDBOX "agenttier.io/sandbox"
 /* What we add to the contract's labels and annotations: of which sandbox it is (O5), and of whom. */
 #define LABEL_SNAPSHOT_SOURCE_UID "agenttier.io/source-uid"
 #define ANNOTATION_SNAPSHOT_OWNER "agenttier.io/owner"

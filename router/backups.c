@@ -1,5 +1,5 @@
 /* Backups of a sandbox's workspace: listed, made, restored to a new sandbox, deleted.
- * (http-api-extended.md 5.3 to 5.6; W-11, W-12, W-85, weaknesses 53 to 57) */
+ * (http-api-extended.md 5.3 to 5.6; W-11, W-12, W-85, weaknesses 53 to 57, 64) */
 #include "common/log.h"
 #include "router/audit.h"
 #include "router/handlers.h"
@@ -36,7 +36,8 @@ void backups_list(struct request *r) {
     cleanup_json json_t *entries = json_array();
     const char *pvc = json_str_at(r->sandbox->json, "status.pvcName");
     if ((*pvc && !add_entries(r, LABEL_SOURCE_PVC, pvc, SNAPSHOT_BACKUP, entries, &err)) ||
-        !add_entries(r, LABEL_SOURCE_SANDBOX, r->sandbox->name, SNAPSHOT_CLONE, entries, &err)) {
+        !add_entries(r, LABEL_SOURCE_SANDBOX, r->sandbox->name, SNAPSHOT_CLONE, entries, &err) ||
+        !add_entries(r, LABEL_STOPPED_SANDBOX, r->sandbox->name, SNAPSHOT_STOP, entries, &err)) {
         reply_error(r, &err);
         return;
     }

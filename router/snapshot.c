@@ -69,6 +69,9 @@ enum snapshot_kind snapshot_kind_of(const struct object *snapshot, const struct 
         kind = SNAPSHOT_BACKUP;
     else if (label_names(snapshot, LABEL_SOURCE_SANDBOX, sandbox->name))
         kind = SNAPSHOT_CLONE;
+    else if (strcmp(label_of(snapshot, LABEL_SNAPSHOT_KIND), SNAPSHOT_KIND_STOP) == 0 &&
+             label_names(snapshot, LABEL_STOPPED_SANDBOX, sandbox->name))
+        kind = SNAPSHOT_STOP;
     return same_origin(snapshot, sandbox) ? kind : SNAPSHOT_FOREIGN;
 }
 
@@ -91,8 +94,10 @@ bool snapshot_has_failed(const struct object *snapshot, struct error *err) {
  */
 
 json_t *snapshot_entry(const struct object *snapshot, enum snapshot_kind kind) {
-    json_t *out = json_pack("{s:s, s:s, s:b}", "name", snapshot->name, "kind",
-                            kind == SNAPSHOT_CLONE ? "clone" : SNAPSHOT_KIND_BACKUP, "readyToUse",
+    const char *shown = kind == SNAPSHOT_CLONE  ? "clone"
+                        : kind == SNAPSHOT_STOP ? SNAPSHOT_KIND_STOP
+                                                : SNAPSHOT_KIND_BACKUP;
+    json_t *out = json_pack("{s:s, s:s, s:b}", "name", snapshot->name, "kind", shown, "readyToUse",
                             json_is_true(json_at(snapshot->json, "status.readyToUse")));
     time_t at;
     char text[RFC3339_MAX];

@@ -18,9 +18,10 @@ enum snapshot_kind {
     SNAPSHOT_FOREIGN, /* of another sandbox, also an earlier one of the same name and another owner */
     SNAPSHOT_BACKUP,
     SNAPSHOT_CLONE,
+    SNAPSHOT_STOP, /* taken by the controller when the sandbox stopped */
 };
-/* What it is to the sandbox. By labels, as in 5.1; and what an earlier sandbox of the same name has left is
- * only for the same owner (weakness 54). */
+/* What it is to the sandbox. By labels, as in 5.1, and those of stops, too (weakness 64); and what an earlier
+ * sandbox of the same name has left is only for the same owner (weakness 54). */
 enum snapshot_kind snapshot_kind_of(const struct object *snapshot, const struct object *sandbox);
 bool snapshot_is_deleting(const struct object *snapshot);
 /* 409 snapshot_failed or 507 insufficient_storage when it has failed; else false. */

@@ -222,16 +222,43 @@ def test_5_3_backups_of_the_reference_are_listed_by_their_labels(api, owner):
     put("demo-snap-2", source_sandbox="demo", clone_target="x")
     put("demo-stopsnap-3", sandbox="demo", snapshot_kind="on-stop")
     put("other-workspace-backup-4", snapshot_kind="scheduled-backup", source_pvc="other-workspace", managed="true")
+    put("other-stopsnap-5", sandbox="other", snapshot_kind="on-stop")
     listed = owner.get(API + "/sandboxes/demo/backups").json()["backups"]
-    assert [(b["name"], b["kind"]) for b in listed] == [("demo-workspace-backup-1", "scheduled-backup"), ("demo-snap-2", "clone")]
-    for foreign in ("demo-stopsnap-3", "other-workspace-backup-4", "none"):
+    assert [(b["name"], b["kind"]) for b in listed] == [
+        ("demo-workspace-backup-1", "scheduled-backup"), ("demo-snap-2", "clone"), ("demo-stopsnap-3", "on-stop")]
+    for foreign in ("other-stopsnap-5", "other-workspace-backup-4", "none"):
         for call in (owner.post(f"{API}/sandboxes/demo/backups/{foreign}/restore"), owner.delete(f"{API}/sandboxes/demo/backups/{foreign}")):
             assert error_of(call, 404)["code"] == "snapshot_not_found"
     old = api.get("volumesnapshots", "demo-snap-2", "default")  # of somebody who had the name before
     old["metadata"]["creationTimestamp"] = "2020-01-01T00:00:00Z"
     api.put("volumesnapshots", old)
-    assert len(owner.get(API + "/sandboxes/demo/backups").json()["backups"]) == 1
+    assert len(owner.get(API + "/sandboxes/demo/backups").json()["backups"]) == 2
     error_of(owner.post(API + "/sandboxes/demo/backups/demo-snap-2/restore"), 404)
+
+
+def test_weakness_64_what_was_kept_on_stop_is_listed_restored_and_deleted(api, cluster, owner):
+    found = api.get("sandboxes", "demo", "default")
+    api.put("sandboxes", {**found, "spec": {**found["spec"], "storage": {"snapshotOnStop": True}},
+                          "metadata": {**found["metadata"], "annotations": {"agenttier.io/action": "stop"}},
+                          "status": {**found["status"], "startedAt": "2026-03-04T05:00:00Z"}})
+    with Controller(api):
+        wait_for(lambda: api.get("sandboxes", "demo", "default")["status"]["phase"] == "Stopped", 20, what="stopped")
+    (snapshot,) = api.all("volumesnapshots")
+    name = snapshot["metadata"]["name"]
+    assert re.fullmatch(r"demo-stopsnap-\d{10}", name) and "ownerReferences" not in snapshot["metadata"]
+    assert snapshot["metadata"]["labels"] == {"agenttier.io/sandbox": "demo", "agenttier.io/snapshot-kind": "on-stop",
+                                              "agenttier.io/source-uid": found["metadata"]["uid"]}
+    assert snapshot["metadata"]["annotations"] == {"agenttier.io/owner": "owner"}
+    assert snapshot["spec"] == {"source": {"persistentVolumeClaimName": "demo-workspace"}}
+    ready(api, name)
+    assert owner.get(API + "/sandboxes/demo/backups").json()["backups"] == [
+        {"name": name, "createdAt": "2026-03-04T05:00:03Z", "kind": "on-stop", "readyToUse": True, "restoreSize": "10Gi"}]
+    restored = owner.post(f"{API}/sandboxes/demo/backups/{name}/restore", json={"name": "again"})
+    assert restored.status_code == 202, restored.text
+    assert api.get("sandboxes", "again", "default")["spec"]["cloneFromSnapshot"] == name
+    api.set_status("sandboxes", "again", "default", phase="Running", pvcName="again-workspace")
+    wait_for(lambda: owner.delete(f"{API}/sandboxes/demo/backups/{name}").status_code == 200)
+    assert api.all("volumesnapshots") == []
 
 
 def test_weakness_55_a_snapshot_on_its_way_out(api, owner):

@@ -91,7 +91,12 @@ START_TEST(whose_a_snapshot_is) {
         {"'agenttier.io/source-pvc':'agent-8-workspace'", "", "2026-03-05T00:00:00Z", SNAPSHOT_FOREIGN},
         {"'agenttier.io/source-sandbox':'agent-8'", "", "2026-03-05T00:00:00Z", SNAPSHOT_FOREIGN},
         {"'agenttier.io/sandbox':'agent-7','agenttier.io/snapshot-kind':'on-stop'", "",
+         "2026-03-05T00:00:00Z", SNAPSHOT_STOP},
+        {"'agenttier.io/sandbox':'agent-7','agenttier.io/snapshot-kind':'on-stop'", "",
+         "2026-03-04T04:59:59Z", SNAPSHOT_FOREIGN},
+        {"'agenttier.io/sandbox':'agent-8','agenttier.io/snapshot-kind':'on-stop'", "",
          "2026-03-05T00:00:00Z", SNAPSHOT_FOREIGN},
+        {"'agenttier.io/sandbox':'agent-7'", "", "2026-03-05T00:00:00Z", SNAPSHOT_FOREIGN},
         {"'agenttier.io/source-pvc':''", "", "2026-03-05T00:00:00Z", SNAPSHOT_FOREIGN},
         /* Ours: of this very sandbox, or of an earlier one of the same owner. */
         {"'agenttier.io/source-pvc':'agent-7-workspace','agenttier.io/source-uid':'u-7'", "",
@@ -102,6 +107,12 @@ START_TEST(whose_a_snapshot_is) {
          "'agenttier.io/owner':'bo'", "2030-01-01T00:00:00Z", SNAPSHOT_FOREIGN},
         {"'agenttier.io/source-pvc':'agent-7-workspace','agenttier.io/source-uid':'u-6'", "",
          "2030-01-01T00:00:00Z", SNAPSHOT_FOREIGN},
+        {"'agenttier.io/sandbox':'agent-7','agenttier.io/snapshot-kind':'on-stop','agenttier.io/source-uid':"
+         "'u-6'",
+         "'agenttier.io/owner':'bo'", "2030-01-01T00:00:00Z", SNAPSHOT_FOREIGN},
+        {"'agenttier.io/sandbox':'agent-7','agenttier.io/snapshot-kind':'on-stop','agenttier.io/source-uid':"
+         "'u-6'",
+         "'agenttier.io/owner':'ana'", "2020-01-01T00:00:00Z", SNAPSHOT_STOP},
         {"'agenttier.io/source-uid':'u-7'", "'agenttier.io/owner':'ana'", "2030-01-01T00:00:00Z",
          SNAPSHOT_FOREIGN},
     };
@@ -141,6 +152,8 @@ START_TEST(entries) {
     cleanup_object struct object *snapshot = object_from(KIND_VOLUME_SNAPSHOT, rows[1].object);
     cleanup_json json_t *entry = snapshot_entry(snapshot, SNAPSHOT_CLONE);
     ck_assert_str_eq(json_str_at(entry, "kind"), "clone");
+    cleanup_json json_t *stop = snapshot_entry(snapshot, SNAPSHOT_STOP);
+    ck_assert_str_eq(json_str_at(stop, "kind"), "on-stop");
 }
 END_TEST
 

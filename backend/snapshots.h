@@ -17,6 +17,8 @@
 #define SNAPSHOT_KIND_STOP   "on-stop"
 /* The sandbox of one that was taken when it stopped. */
 #define LABEL_STOPPED_SANDBOX "agenttier.io/sandbox"
+/* The sandbox that one was made for by a clone. */
+#define LABEL_CLONE_TARGET "agenttier.io/clone-target"
 /* What we add to the contract's labels and annotations: of which sandbox it is (O5), and of whom. */
 #define LABEL_SNAPSHOT_SOURCE_UID "agenttier.io/source-uid"
 #define ANNOTATION_SNAPSHOT_OWNER "agenttier.io/owner"

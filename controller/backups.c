@@ -4,6 +4,7 @@
 #include "common/json.h"
 #include "common/log.h"
 #include "common/units.h"
+#include "controller/names.h"
 
 #include <pthread.h>
 #include <stdatomic.h>
@@ -35,6 +36,10 @@ static bool is_going(const struct object *o) {
     return *json_str_at(o->json, "metadata.deletionTimestamp") != '\0';
 }
 
+static bool is_bound(const struct object *claim) {
+    return strcmp(json_str_at(claim->json, "status.phase"), "Bound") == 0;
+}
+
 static bool made_at(const struct object *o, time_t *out) {
     return rfc3339_parse(json_str_at(o->json, "metadata.creationTimestamp"), out);
 }
@@ -42,8 +47,7 @@ static bool made_at(const struct object *o, time_t *out) {
 bool backup_due(const struct object *claim, const struct object_list *snapshots, time_t now,
                 int64_t interval_s) {
     if (strcmp(label_of(claim, "agenttier.io/managed"), "true") != 0 ||
-        strcmp(label_of(claim, "agenttier.io/pooled"), "true") == 0 || is_going(claim) ||
-        strcmp(json_str_at(claim->json, "status.phase"), "Bound") != 0)
+        strcmp(label_of(claim, "agenttier.io/pooled"), "true") == 0 || is_going(claim) || !is_bound(claim))
         return false;
     time_t newest, its;
     char value[SNAPSHOT_LABEL_MAX + 1];
@@ -110,21 +114,47 @@ static void back_up(struct backups *b, const struct object *claim, time_t now) {
                  "why", err.message, NULL);
 }
 
+/* A sandbox has no workspace yet and is to get it from there. */
+static bool is_awaited(struct backups *b, const struct object *snapshot) {
+    cleanup_object_list struct object_list all =
+        b->o.store->ops->list(b->o.store, KIND_SANDBOX, snapshot->namespace);
+    for (size_t i = 0; i < all.count; i++) {
+        const struct object *o = all.items[i];
+        if (strcmp(json_str_at(o->json, "spec.cloneFromSnapshot"), snapshot->name) != 0 || is_going(o) ||
+            strcmp(json_str_at(o->json, "status.phase"), "Running") == 0)
+            continue;
+        const char *recorded = json_str_at(o->json, "status.pvcName");
+        cleanup_free char *usual = name_of_claim(o);
+        cleanup_object struct object *claim = b->o.store->ops->get(
+            b->o.store, KIND_PERSISTENT_VOLUME_CLAIM, snapshot->namespace, *recorded ? recorded : usual);
+        if (!claim || !is_bound(claim)) return true;
+    }
+    return false;
+}
+
 static void prune(struct backups *b, const struct object *snapshot) {
     const struct store_preconditions same = {.uid = snapshot->uid};
     cleanup_error struct error err = {0};
     if (b->o.store->ops->remove(b->o.store, KIND_VOLUME_SNAPSHOT, snapshot->namespace, snapshot->name, &same,
                                 &err))
-        log_info("old backup removed", "namespace", snapshot->namespace, "snapshot", snapshot->name, NULL);
+        log_info("old snapshot removed", "namespace", snapshot->namespace, "snapshot", snapshot->name, NULL);
     else if (err.status != 404)
-        log_warn("an old backup cannot be removed", "namespace", snapshot->namespace, "snapshot",
+        log_warn("an old snapshot cannot be removed", "namespace", snapshot->namespace, "snapshot",
                  snapshot->name, "why", err.message, NULL);
+}
+
+static void prune_old(struct backups *b, const struct object_list *snapshots, time_t now) {
+    for (size_t i = 0; i < snapshots->count && atomic_load(&b->leading); i++)
+        if (backup_expired(snapshots->items[i], now, b->o.retention_ms / 1000) &&
+            !is_awaited(b, snapshots->items[i]))
+            prune(b, snapshots->items[i]);
 }
 
 static void look(struct backups *b) {
     cleanup_error struct error err = {0};
-    cleanup_object_list struct object_list snapshots = {0};
-    if (!b->o.list(b->o.ctx, b->o.namespace, LABEL_SNAPSHOT_KIND, SNAPSHOT_KIND_BACKUP, &snapshots, &err)) {
+    cleanup_object_list struct object_list snapshots = {0}, of_clones = {0};
+    if (!b->o.list(b->o.ctx, b->o.namespace, LABEL_SNAPSHOT_KIND, SNAPSHOT_KIND_BACKUP, &snapshots, &err) ||
+        !b->o.list(b->o.ctx, b->o.namespace, LABEL_CLONE_TARGET, NULL, &of_clones, &err)) {
         /* Once for each reason, not for each look. */
         if (strcmp(b->trouble, err.message) != 0)
             log_warn("workspaces cannot be backed up", "why", err.message, NULL);
@@ -138,8 +168,8 @@ static void look(struct backups *b) {
     for (size_t i = 0; i < claims.count && atomic_load(&b->leading); i++)
         if (backup_due(claims.items[i], &snapshots, now, b->o.interval_ms / 1000))
             back_up(b, claims.items[i], now);
-    for (size_t i = 0; i < snapshots.count && atomic_load(&b->leading); i++)
-        if (backup_expired(snapshots.items[i], now, b->o.retention_ms / 1000)) prune(b, snapshots.items[i]);
+    prune_old(b, &snapshots, now);
+    prune_old(b, &of_clones, now);
 }
 
 static void *run(void *arg) {

@@ -1,13 +1,16 @@
 /* Scheduled backups (controller.md 11.3): a VolumeSnapshot of every workspace of a namespace, again and
- * again, and the old ones removed. When a workspace is due is read off its newest backup, so that neither a
- * restart nor a new leader makes a round of its own (http-api-extended.md, weakness 59). */
+ * again, and the old ones removed; with them those that clones were made from, which nobody else ever removes
+ * (http-api-extended.md, weakness 58). What a sandbox is still to be filled from stays. When a workspace is
+ * due is read off its newest backup, so that neither a restart nor a new leader makes a round of its own
+ * (http-api-extended.md, weakness 59). */
 #pragma once
 
 #include "backend/snapshots.h"
 
 struct backups_options {
     struct store *store; /* borrowed; has the claims in memory */
-    /* Snapshots of a namespace by a label, as in struct snapshot_ops. Waits. */
+    /* Snapshots of a namespace by a label, as in struct snapshot_ops, but with `value` NULL those that have
+     * the label. Waits. */
     bool (*list)(void *ctx, const char *namespace, const char *label, const char *value,
                  struct object_list *out, struct error *err);
     void *ctx;

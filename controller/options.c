@@ -47,7 +47,8 @@ static const struct flag table[] = {
     {"backup-interval", FLAG_DURATION, AT(backup_interval_ms), NULL, "6h", "DURATION",
      .help = "between two backups of a workspace"},
     {"backup-retention", FLAG_DURATION, AT(backup_retention_ms), NULL, "336h", "DURATION",
-     .help = "older backups are removed, also those that were asked for by the API"},
+     .help = "older backups are removed, also those that were asked for by the API, and what clones were "
+             "made from"},
     {"backup-snapshot-class", FLAG_STRING, AT(backup_class), NULL, "", "NAME",
      .help = "VolumeSnapshotClass of the backups; empty = the cluster's default"},
     {"log-level", FLAG_LOG_LEVEL, AT(log_level), NULL, "info", "LEVEL",

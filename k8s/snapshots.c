@@ -174,7 +174,7 @@ bool k8s_snapshots_list(struct k8s_snapshots *s, const char *namespace, const ch
     *out = (struct object_list){0};
     if (!api_is_there(s, NULL, err)) return false;
     cleanup_buffer struct buffer path = {0};
-    cleanup_free char *selector = xasprintf("%s=%s", label, value);
+    cleanup_free char *selector = xasprintf("%s%s%s", label, value ? "=" : "", value ? value : "");
     cleanup_json json_t *answer = NULL;
     k8s_path(KIND_VOLUME_SNAPSHOT, namespace, NULL, NULL, &path);
     k8s_path_query(&path, "labelSelector", selector);

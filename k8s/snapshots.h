@@ -11,6 +11,7 @@ struct k8s_snapshots *k8s_snapshots_new(struct k8s_client *client);
 void k8s_snapshots_free(struct k8s_snapshots *s); /* NULL is fine */
 
 bool k8s_snapshots_check(struct k8s_snapshots *s, const char *class, struct error *err);
+/* `value` NULL: whatever the label's value is. */
 bool k8s_snapshots_list(struct k8s_snapshots *s, const char *namespace, const char *label, const char *value,
                         struct object_list *out, struct error *err);
 struct object *k8s_snapshots_get(struct k8s_snapshots *s, const char *namespace, const char *name,

@@ -7,7 +7,6 @@
 #include <time.h>
 
 #define LABEL_SOURCE_SANDBOX "agenttier.io/source-sandbox"
-#define LABEL_CLONE_TARGET   "agenttier.io/clone-target"
 
 /* The VolumeSnapshot to create of a sandbox's workspace: for a clone named `target`, or, without one, a
  * backup. `class` and `replay` may be NULL. A new reference. */

@@ -380,6 +380,37 @@ def test_11_3_old_backups_are_pruned_and_nothing_else(api):
         wait_for(lambda: {s["metadata"]["name"] for s in api.all("volumesnapshots")} == {"young", "of-a-stop"}, 20, what="the old one gone")
 
 
+def test_weakness_58_what_clones_were_made_from_is_pruned_when_nobody_waits_for_it(api):
+    def put(name, age, **labels):
+        made = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(time.time() - age))
+        api.put("volumesnapshots", {"metadata": {"name": name, "namespace": "default", "creationTimestamp": made,
+                                                 "labels": {"agenttier.io/" + k.replace("_", "-"): v for k, v in labels.items()}}, "spec": {}})
+
+    def clone_from(snapshot, name, claim_phase, phase="Creating"):
+        made = api.put("sandboxes", {"metadata": {"name": name, "namespace": "default", "finalizers": ["agenttier.io/sandbox-cleanup"]},
+                                     "spec": {"cloneFromSnapshot": snapshot, "templateRef": {"name": "none"}},
+                                     "status": {"phase": phase, "pvcName": name + "-workspace"}})
+        claim(api, name + "-workspace", age=0, phase=claim_phase, owner=made)
+
+    for name in ("filled", "unused", "waiting", "young"):
+        put(name, 60 if name == "young" else 7201, source_sandbox="box", clone_target="copy")
+    put("awaited-backup", 7201, snapshot_kind="scheduled-backup", source_pvc="box-workspace")
+    put("anothers", 10 ** 6, app="database")
+    clone_from("filled", "one", "Bound")
+    clone_from("waiting", "two", "Pending")
+    clone_from("awaited-backup", "three", "Pending", phase="Error")
+    left = {"waiting", "young", "awaited-backup", "anothers"}
+    with Controller(api, "--backup-snapshots=true", "--backup-interval=2s", "--backup-retention=2h"):
+        names = lambda: {s["metadata"]["name"] for s in api.all("volumesnapshots") if "-workspace-backup-" not in s["metadata"]["name"]}
+        wait_for(lambda: names() == left, 20, what="those that nobody needs are gone")
+        looks = len(api.asked("GET", "/volumesnapshots"))
+        wait_for(lambda: len(api.asked("GET", "/volumesnapshots")) >= looks + 4, 20, what="another whole look")
+        assert names() == left
+        api.set_status("persistentvolumeclaims", "two-workspace", "default", phase="Bound")
+        api.set_status("persistentvolumeclaims", "three-workspace", "default", phase="Bound")
+        wait_for(lambda: names() == {"young", "anothers"}, 20, what="those that were waited for gone, too")
+
+
 def test_11_3_only_the_leader_and_only_when_asked_to(api):
     claim(api, "box-workspace")
     with Controller(api) as off:

@@ -39,6 +39,8 @@ def keyed():
         flags = [f"--oidc-issuer={provider.url}", f"--oidc-client-id={issuer.AUDIENCE}"]
         with harness.Router(*flags, keys=("u1", "u2", "admin")) as router:
             router.issuer = provider
+            with router.anonymous() as client:
+                harness.wait_for(lambda: client.get("/readyz").text == "ok", what="keys of the issuer")
             yield router
 
 

@@ -4,7 +4,9 @@ Every Router made here is watched: what a sanitizer prints fails the test during
 was printed, and at the end nothing may be left of its sandboxes."""
 
 import contextlib
+import functools
 import http.client
+import itertools
 import json
 import os
 import pathlib
@@ -44,19 +46,44 @@ def clean_environment(**extra):
     return keep
 
 
+PORTS = range(11000, 30000)
+PORTS_OF_ONE = 250
+
+
+def _own_ports():
+    """Ports that no other run of the tests takes: Routers share a port without complaint (SO_REUSEPORT), so that one of
+    another run's would answer half of the requests. Who has which is said by the name of a socket, which ends with us."""
+    low, high = map(int, pathlib.Path("/proc/sys/net/ipv4/ip_local_port_range").read_text(encoding="ascii").split())
+    blocks = [range(at, at + PORTS_OF_ONE) for at in range(PORTS.start, PORTS.stop, PORTS_OF_ONE)]
+    # None of those that the kernel gives to connections, where it leaves any.
+    blocks = [b for b in blocks if b[-1] < low or b[0] > high] or blocks
+    for block in random.sample(blocks, len(blocks)):
+        claim = socket.socket(socket.AF_UNIX)
+        with contextlib.suppress(OSError):
+            claim.bind(f"\0agenttier-test-ports-{block[0]}")
+            return claim, itertools.cycle(block)
+        claim.close()
+    raise AssertionError("too many runs of the tests at once: there are no ports left")
+
+
+@functools.cache
+def _ports():
+    return _own_ports()
+
+
 def free_port():
-    """A port for a server to listen on in a moment: none of those that the kernel gives to connections meanwhile."""
-    while True:
-        port = random.randrange(11000, 30000)
+    """A port for a server to listen on in a moment: nobody else takes it meanwhile."""
+    for port in itertools.islice(_ports()[1], PORTS_OF_ONE):
         with socket.socket() as s:
             try:
                 s.bind(("127.0.0.1", port))
             except OSError:
                 continue
             return port
+    raise AssertionError("all ports of this run are taken")
 
 
-def wait_for(condition, timeout=20, interval=0.05, what="condition"):
+def wait_for(condition, timeout=60, interval=0.05, what="condition"):
     """Polls until condition() is truthy and returns what it gave."""
     deadline = time.monotonic() + timeout
     while True:
@@ -114,14 +141,22 @@ class Router:
                                             env=clean_environment(**self.env), start_new_session=True)
         self.url = f"http://127.0.0.1:{self.port}"
         running.append(self)
-        deadline = time.monotonic() + 30
+        deadline = time.monotonic() + 120
         while True:
             assert self.process.poll() is None, f"the Router ended with {self.process.returncode}:\n{self.tail()}"
-            with contextlib.suppress(httpx.HTTPError):
-                if httpx.get(self.url + "/readyz", timeout=2).status_code == 200:
-                    return self
+            if self._ready():
+                return self
             assert time.monotonic() < deadline, f"/readyz did not become 200:\n{self.tail()}"
             time.sleep(0.03)
+
+    def _ready(self):
+        """Asked without httpx: making one of its clients takes longer than the answer."""
+        with contextlib.closing(http.client.HTTPConnection("127.0.0.1", self.port, timeout=5)) as connection:
+            try:
+                connection.request("GET", "/readyz")
+                return connection.getresponse().status == 200
+            except (OSError, http.client.HTTPException):
+                return False
 
     def tail(self, size=6000):
         return self.log.read_bytes()[-size:].decode(errors="replace")
@@ -138,17 +173,20 @@ class Router:
         self.seen = len(data)
         return new[max(0, found.start() - 200):found.start() + 5000].decode(errors="replace")
 
-    def delete_all(self, timeout=30):
+    def delete_all(self, timeout=120):
         with self.client() as client:
             answer = client.get("/api/v1/sandboxes")
             if answer.status_code != 200:
                 return
             for sandbox in answer.json()["sandboxes"]:
                 client.delete(f"/api/v1/sandboxes/{sandbox['name']}", params={"namespace": sandbox["namespace"]})
-            wait_for(lambda: not client.get("/api/v1/sandboxes").json()["sandboxes"], timeout,
-                     what="deletion of all sandboxes")
 
-    def terminate(self, timeout=45):
+            def gone():
+                answer = client.get("/api/v1/sandboxes")
+                return answer.status_code == 200 and not answer.json()["sandboxes"]  # 429 where rates are limited
+            wait_for(gone, timeout, what="deletion of all sandboxes")
+
+    def terminate(self, timeout=90):
         """SIGTERM; the exit status."""
         self.process.send_signal(signal.SIGTERM)
         try:
@@ -192,10 +230,9 @@ class Router:
         if alarm:
             problems.append(alarm)
         marker = self.state_dir.name
-        deadline = time.monotonic() + 5
-        while processes_of(marker) and time.monotonic() < deadline:
+        deadline = time.monotonic() + 30
+        while (left := processes_of(marker)) and time.monotonic() < deadline:
             time.sleep(0.1)
-        left = processes_of(marker)
         if left:
             problems.append(f"processes left behind: {left}")
             for pid in left:
@@ -284,7 +321,7 @@ class Sandbox:
         assert answer.status_code == 200, answer.text
         return answer.json()["status"]
 
-    def wait(self, phase, timeout=60):
+    def wait(self, phase, timeout=120):
         def reached():
             answer = self.get()
             assert answer.status_code == 200, answer.text
@@ -295,7 +332,7 @@ class Sandbox:
 
         return wait_for(reached, timeout, 0.02, f"{self.name} {phase}")
 
-    def gone(self, timeout=30):
+    def gone(self, timeout=60):
         wait_for(lambda: self.get().status_code == 404, timeout, what=f"{self.name} gone")
 
     def exec(self, command, **body):
@@ -320,13 +357,20 @@ class Sandbox:
         assert answer.status_code == 200, answer.text
         return answer.content
 
-    def server(self, source, port, timeout=20):
+    def server(self, source, port, timeout=90):
         """Starts a Python program in the background and forwards `port` once it listens there."""
         self.write(f"/tmp/server-{port}.py", source.encode())
         self.run(f"nohup python3 /tmp/server-{port}.py > /tmp/server-{port}.log 2>&1 &")
-        probe = (f"for i in $(seq 100); do python3 -c 'import socket; socket.create_connection((\"127.0.0.1\", {port}),"
-                 f" 1)' 2>/dev/null && exit 0; sleep 0.1; done; cat /tmp/server-{port}.log; exit 1")
-        self.run(probe, timeout=timeout)
+        probe = f"""
+import socket, sys, time
+for _ in range({timeout} * 10 - 50):
+    try:
+        sys.exit(socket.create_connection(("127.0.0.1", {port}), 1).close())
+    except OSError:
+        time.sleep(0.1)
+sys.exit(open("/tmp/server-{port}.log").read())
+"""
+        self.run(["python3", "-c", probe], timeout=timeout)
         answer = self.post("/ports", json={"port": port})
         assert answer.status_code == 201, answer.text
         return f"{self.base}/preview/{port}"
@@ -341,7 +385,7 @@ class Sandbox:
 class Raw:
     """A connection on which anything can be sent and what comes back is taken apart."""
 
-    def __init__(self, router, timeout=10):
+    def __init__(self, router, timeout=60):
         self.socket = socket.create_connection(("127.0.0.1", router.port), timeout)
         self.buffer = b""
 
@@ -393,8 +437,8 @@ class Raw:
                 return data
             data += more
 
-    def closed(self, timeout=5):
-        """Whether the other side closes within the time, without another byte."""
+    def closed(self, timeout=30):
+        """Whether the other side closes within the time, without another byte. An idle connection lives for 120 s."""
         self.socket.settimeout(timeout)
         try:
             return not self.buffer and not self._receive()
@@ -435,7 +479,7 @@ class Raw:
             assert self._line() == b""
 
 
-def raw_exchange(router, data, method="GET", timeout=10):
+def raw_exchange(router, data, method="GET", timeout=60):
     """Sends bytes on a connection of their own and returns the first answer."""
     with Raw(router, timeout) as raw:
         raw.send(data)

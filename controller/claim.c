@@ -5,25 +5,34 @@
 #include "common/units.h"
 #include "controller/names.h"
 
-/* The size as it was written, number or text; the default when it is none, or zero. */
-static json_t *size_of(const json_t *storage, const struct settings *settings) {
-    const json_t *size = json_object_get(storage, "size");
-    cleanup_free char *text = json_is_integer(size)  ? xasprintf("%lld", (long long)json_integer_value(size))
-                              : json_is_string(size) ? xstrdup(json_string_value(size))
-                                                     : xstrdup("");
-    struct quantity q;
-    bool unset = !*text || (quantity_parse(text, &q) && q.nano == 0);
-    return json_string(unset ? settings->default_storage_size : text);
+/* malloc'ed; "" when it is neither number nor text. */
+static char *quantity_text(const json_t *value) {
+    return json_is_integer(value)  ? xasprintf("%lld", (long long)json_integer_value(value))
+           : json_is_string(value) ? xstrdup(json_string_value(value))
+                                   : xstrdup("");
 }
 
-json_t *claim_build(const struct object *sandbox, const json_t *resolved, const struct settings *settings) {
+/* The size as it was written; the default when it is none, or zero; not below `least`. */
+static json_t *size_of(const json_t *storage, const json_t *least, const struct settings *settings) {
+    cleanup_free char *written = quantity_text(json_object_get(storage, "size"));
+    cleanup_free char *needed = quantity_text(least);
+    struct quantity q, need;
+    bool unset = !*written || (quantity_parse(written, &q) && q.nano == 0);
+    const char *size = unset ? settings->default_storage_size : written;
+    if (quantity_parse(size, &q) && quantity_parse(needed, &need) && quantity_compare(need, q) > 0)
+        size = needed;
+    return json_string(size);
+}
+
+json_t *claim_build(const struct object *sandbox, const json_t *resolved, const json_t *least,
+                    const struct settings *settings) {
     cleanup_free char *name = name_of_claim(sandbox);
     const json_t *storage = json_object_get(resolved, "storage");
     json_t *metadata = metadata_of(sandbox, name);
     bool shared = json_is_true(json_object_get(storage, "shared"));
     json_t *spec =
         json_pack("{s:[s], s:{s:{s:o}}}", "accessModes", shared ? "ReadWriteMany" : "ReadWriteOnce",
-                  "resources", "requests", "storage", size_of(storage, settings));
+                  "resources", "requests", "storage", size_of(storage, least, settings));
     const char *class = json_str_at(storage, "storageClass");
     if (*class) json_object_set_new(spec, "storageClassName", json_string(class));
     const char *snapshot = json_str_at(sandbox->json, "spec.cloneFromSnapshot");

@@ -13,16 +13,20 @@ void controller_look_at(struct controller *c, const char *namespace, const char 
 /* ---- what the watches ask for ------------------------------------------------------------------ */
 
 static void on_sandbox(void *ctx, enum store_change change, struct object *o) {
+    (void)change;
     controller_look_at(ctx, o->namespace, o->name);
 }
 
 static void on_owned(void *ctx, enum store_change change, struct object *o) {
+    (void)change;
     const char *owner = owner_name(o);
     if (owner && *owner) controller_look_at(ctx, o->namespace, owner);
 }
 
 /* Sandboxes that wait for a template, and those whose limits it may change. */
 static void on_template(void *ctx, enum store_change change, struct object *template) {
+    (void)change;
+    (void)template;
     struct controller *c = ctx;
     if (!c->leading) return; /* all of them are looked at when we lead */
     cleanup_object_list struct object_list all = c->store->ops->list(c->store, KIND_SANDBOX, NULL);
@@ -54,6 +58,7 @@ struct controller *controller_start(const struct controller_options *options) {
     c->store = options->store;
     c->settings = options->settings;
     c->bringer = options->bringer;
+    c->snapshots = options->snapshots;
     c->events = events_start(c->store, options->prune_events);
     c->queue = queue_start(options->workers, reconcile, c);
     for (size_t i = 0; i < sizeof watched / sizeof *watched; i++)

@@ -16,12 +16,20 @@ struct runtime_bringer {
     void *ctx;
 };
 
+/* Reads a VolumeSnapshot, of which there is no watch: a reference, or NULL with an error. May wait. NULL
+ * where the store has them. */
+struct snapshot_reader {
+    struct object *(*get)(void *ctx, const char *namespace, const char *name, struct error *err);
+    void *ctx;
+};
+
 struct controller_options {
     struct store *store;
     struct settings settings;
     int workers;
     bool prune_events; /* where no apiserver does it */
     struct runtime_bringer bringer;
+    struct snapshot_reader snapshots;
 };
 
 /* Begins to watch; makes no pass before controller_lead(true). */

@@ -181,7 +181,7 @@ int64_t phase_creating(struct pass *p) {
     case STEP_DONE: return look_at_pod(p, &made);
     case STEP_AGAIN: return PASS_AGAIN;
     case STEP_RETRY: return PASS_FAILED;
-    case STEP_WAIT: return wait_with(p, json_object(), err.message, RESYNC_MS);
+    case STEP_WAIT: return wait_with(p, json_object(), err.message, p->wait_ms ? p->wait_ms : RESYNC_MS);
     case STEP_FAILED: break;
     }
     return to_error(p, err.message);

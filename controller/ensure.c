@@ -16,8 +16,7 @@ static bool going(const struct object *o) {
 
 /* ---- writes and their failures ----------------------------------------------------------------- */
 
-/* What a refused write means; `what` heads the message, as clients know it (controller.md 4). */
-static enum step refused(struct pass *p, const char *what, struct error *err) {
+enum step step_refused(struct pass *p, const char *what, struct error *err) {
     bool transient = err->status == 429 || err->status >= 500 || err->status == 401 ||
                      (err->code && strcmp(err->code, ERR_CONFLICT) == 0);
     if (!transient) {
@@ -34,7 +33,7 @@ static enum step create(struct pass *p, enum kind kind, json_t *json, const char
                         struct object **there, struct error *err) {
     cleanup_json json_t *object = json;
     if (p->c->store->ops->create(p->c->store, kind, object, made, err)) return STEP_DONE;
-    if (!err->code || strcmp(err->code, ERR_ALREADY_EXISTS) != 0) return refused(p, what, err);
+    if (!err->code || strcmp(err->code, ERR_ALREADY_EXISTS) != 0) return step_refused(p, what, err);
     error_clear(err);
     *there = look_up(p, kind, json_str_at(object, "metadata.name"));
     return *there ? STEP_AGAIN : STEP_RETRY;
@@ -69,8 +68,6 @@ static enum step make_room(struct pass *p, const struct object *o, const char *w
 
 /* ---- the claim --------------------------------------------------------------------------------- */
 
-#define CLAIM_FAILED "PVC creation failed"
-
 /* A claim that somebody made beforehand, without an owner, is used as it is (controller.md 5.1). */
 static bool claim_usable(struct pass *p, const struct object *claim) {
     enum whose is = whose(p, claim);
@@ -100,8 +97,11 @@ enum step ensure_claim(struct pass *p, const json_t *resolved, char **claim, str
     cleanup_object struct object *o =
         store->ops->get(store, KIND_PERSISTENT_VOLUME_CLAIM, p->who.namespace, usual);
     if (!o) {
-        enum step s = create(p, KIND_PERSISTENT_VOLUME_CLAIM,
-                             claim_build(p->sandbox, resolved, &p->c->settings), CLAIM_FAILED, NULL, &o, err);
+        cleanup_json json_t *least = NULL;
+        enum step s = restore_size(p, &least, err);
+        if (s != STEP_DONE) return s;
+        s = create(p, KIND_PERSISTENT_VOLUME_CLAIM, claim_build(p->sandbox, resolved, least, &p->c->settings),
+                   CLAIM_FAILED, NULL, &o, err);
         if (s == STEP_DONE && *recorded) tell_lost(p, recorded);
         if (s == STEP_DONE) *claim = steal_ptr(usual);
         if (!o) return s;
@@ -137,7 +137,7 @@ enum step ensure_policy(struct pass *p, const json_t *resolved, struct error *er
     json_object_set(changed, "spec", json_object_get(wanted, "spec"));
     if (store->ops->replace(store, KIND_NETWORK_POLICY, STORE_MAIN, changed, NULL, err)) return STEP_DONE;
     if (err->status == 404) return error_clear(err), STEP_AGAIN;
-    return refused(p, POLICY_FAILED, err);
+    return step_refused(p, POLICY_FAILED, err);
 }
 
 /* ---- the runtime's token ----------------------------------------------------------------------- */

@@ -6,6 +6,7 @@
  *   running.c     the phases Running and Stopped, limits, stop
  *   failure.c     to Error, and back after a pause
  *   ensure.c      claim, policy, token, pod: made when they are not there
+ *   restoring.c   what a claim must know of the snapshot that fills it
  *   removal.c     pods, claims and the rest removed */
 #pragma once
 
@@ -18,14 +19,16 @@
 
 #include <stdatomic.h>
 
-#define RESYNC_MS    600000 /* a pass for each sandbox even when nothing happens: the safety net */
-#define TRY_AGAIN_S  30     /* what failed is tried again in Error, and each time later, so often: */
-#define TRIES_SLOWER 3
+#define RESYNC_MS        600000 /* a pass for each sandbox even when nothing happens: the safety net */
+#define TRY_AGAIN_S      30     /* what failed is tried again in Error, and each time later, so often: */
+#define TRIES_SLOWER     3
+#define SNAPSHOT_LOOK_MS 2000 /* between two looks at a snapshot that is not ready */
 
 struct controller {
     struct store *store;
     struct settings settings;
     struct runtime_bringer bringer;
+    struct snapshot_reader snapshots;
     struct events *events;
     struct queue *queue;
     void *watches[8];
@@ -54,6 +57,7 @@ struct pass {
     struct sandbox_ref who;
     const char *phase; /* of sandbox; "" = absent */
     bool bring_again;  /* the runtime could not be asked for */
+    int64_t wait_ms;   /* with STEP_WAIT: to the next pass, when no watch will tell; else 0 */
 };
 
 /* All of these return what queue_pass_fn returns. */
@@ -87,6 +91,10 @@ enum step {
     STEP_RETRY, /* the store did not answer; logged */
     STEP_FAILED /* err.message is meant for status.message */
 };
+/* What a refused call means: RETRY, logged, or FAILED; `what` heads the message, as clients know it
+ * (controller.md 4). */
+enum step step_refused(struct pass *p, const char *what, struct error *err);
+#define CLAIM_FAILED "PVC creation failed"
 /* *claim: its name, malloc'ed, with DONE. */
 enum step ensure_claim(struct pass *p, const json_t *resolved, char **claim, struct error *err);
 enum step ensure_policy(struct pass *p, const json_t *resolved, struct error *err);
@@ -94,6 +102,12 @@ enum step ensure_token(struct pass *p, struct error *err);
 /* *pod: the sandbox's own, whatever state it is in, with DONE. */
 enum step ensure_pod(struct pass *p, const json_t *resolved, const char *claim, struct object **pod,
                      struct error *err);
+
+/* restoring.c */
+/* *size: status.restoreSize of the snapshot that the workspace is to be filled from, a new reference; NULL:
+ * there is none, or its driver does not say. A claim cannot grow before it is bound, so it is not made before
+ * that is known: WAIT. */
+enum step restore_size(struct pass *p, json_t **size, struct error *err);
 
 /* removal.c */
 /* The object of that name as the apiserver has it; NULL when there is none, or no answer. The watch caches

@@ -45,6 +45,7 @@ static int fail(const struct error *err, int status) {
 
 /* Both say that the process serves; a replica that does not lead is as ready as the one that does. */
 static int answer_health(void *ctx, const char *path, struct buffer *out) {
+    (void)ctx;
     if (strcmp(path, "/healthz") != 0 && strcmp(path, "/readyz") != 0) return 404;
     buffer_append_str(out, "ok");
     return 200;
@@ -134,10 +135,13 @@ static bool list_snapshots(void *ctx, const char *namespace, const char *label, 
     return k8s_snapshots_list(((struct program *)ctx)->snapshots, namespace, label, value, out, err);
 }
 
+static struct object *read_snapshot(void *ctx, const char *namespace, const char *name, struct error *err) {
+    return k8s_snapshots_get(((struct program *)ctx)->snapshots, namespace, name, err);
+}
+
 static bool start_backups(struct program *p, struct error *err) {
     const struct options *o = p->options;
     if (!o->backup_snapshots) return true;
-    p->snapshots = k8s_snapshots_new(p->client);
     const struct backups_options options = {.store = p->store,
                                             .list = list_snapshots,
                                             .ctx = p,
@@ -160,6 +164,7 @@ static bool open_all(struct program *p, struct error *err) {
     if (o->delivery == DELIVERY_EXEC &&
         !(p->sender = sender_start(p->config, p->client, p->store, &runtime, err)))
         return false;
+    p->snapshots = k8s_snapshots_new(p->client);
     const struct controller_options options = {.store = p->store,
                                                .settings = {.default_image = o->default_image,
                                                             .default_storage_size = o->default_storage_size,
@@ -169,7 +174,8 @@ static bool open_all(struct program *p, struct error *err) {
                                                             .creation_deadline_ms = o->creation_deadline_ms},
                                                .workers = o->max_concurrency,
                                                .bringer = p->sender ? sender_bringer(p->sender)
-                                                                    : (struct runtime_bringer){0}};
+                                                                    : (struct runtime_bringer){0},
+                                               .snapshots = {.get = read_snapshot, .ctx = p}};
     p->controller = controller_start(&options);
     p->metrics = probes_start(o->metrics_address, answer_metrics, p, err);
     return p->metrics != NULL && start_backups(p, err);

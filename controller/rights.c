@@ -17,7 +17,7 @@ static const struct permission served[] = {
     {"networking.k8s.io", "networkpolicies", "", NULL, "get list watch create update patch delete",
      "network policies"},
     {"", "events", "", NULL, "create", "events"},
-    {"snapshot.storage.k8s.io", "volumesnapshots", "", NULL, "create", "snapshots on stop"},
+    {"snapshot.storage.k8s.io", "volumesnapshots", "", NULL, "get create", "clones, and snapshots on stop"},
 };
 static const struct permission exec = {"",   "pods",       "exec",
                                        NULL, "get create", "bringing agenttier-runtime into pods"};

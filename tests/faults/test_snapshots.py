@@ -321,6 +321,84 @@ def test_O3_backups_need_the_apiserver_and_never_say_404_without_it(api, owner):
     wait_for(lambda: owner.get(API + "/sandboxes/demo/backups").status_code == 200)
 
 
+# ---- the claim of a clone, or of a restored backup: weakness 56 ----
+
+def copy_of(api, name, snapshot, size="5Gi"):
+    api.put("clustersandboxtemplates", {"metadata": {"name": "t"}, "spec": {"image": {"repository": "r:1"}}})
+    api.put("sandboxes", {"metadata": {"name": name, "namespace": "default"},
+                          "spec": {"templateRef": {"name": "t", "kind": "ClusterSandboxTemplate"}, "cloneFromSnapshot": snapshot,
+                                   "storage": {"size": size}}})
+
+
+def size_of(api, name):
+    found = api.get("persistentvolumeclaims", name + "-workspace", "default")
+    return found and found["spec"]["resources"]["requests"]["storage"]
+
+
+def told(api, name):
+    found = api.get("sandboxes", name, "default").get("status", {})
+    return found.get("phase"), found.get("message", "")
+
+
+def snapshot(api, name, **status):
+    api.put("volumesnapshots", {"metadata": {"name": name, "namespace": "default"}, "spec": {}, "status": status})
+
+
+def test_weakness_56_a_claim_is_not_smaller_than_its_snapshot(api):
+    snapshot(api, "large", readyToUse=True, restoreSize="8Gi")
+    snapshot(api, "small", readyToUse=False, restoreSize="1Gi")
+    snapshot(api, "unsaid", readyToUse=True)
+    snapshot(api, "slow", readyToUse=False)
+    for name in ("large", "small", "unsaid", "slow"):
+        copy_of(api, "of-" + name, name)
+    with Controller(api):
+        for name, size in (("large", "8Gi"), ("small", "5Gi"), ("unsaid", "5Gi")):
+            assert wait_for(lambda: size_of(api, "of-" + name), 20) == size
+            source = api.get("persistentvolumeclaims", f"of-{name}-workspace", "default")["spec"]["dataSource"]
+            assert source == {"apiGroup": "snapshot.storage.k8s.io", "kind": "VolumeSnapshot", "name": name}
+        # Before the driver knows the size there is no claim: one that is not bound cannot grow.
+        wait_for(lambda: told(api, "of-slow") == ("Creating", 'Waiting for the snapshot "slow" to be ready'), 20)
+        api.set_status("volumesnapshots", "slow", "default", error={"message": "the driver is busy"})
+        wait_for(lambda: told(api, "of-slow")[1].endswith("to be ready: the driver is busy"), 20)
+        assert size_of(api, "of-slow") is None
+        api.set_status("volumesnapshots", "slow", "default", readyToUse=True, restoreSize="6Gi", error=None)
+        assert wait_for(lambda: size_of(api, "of-slow"), 20) == "6Gi"
+        wait_for(lambda: api.get("pods", "of-slow-pod", "default"), 20)
+
+
+def test_weakness_56_a_snapshot_that_is_gone_is_said(api):
+    copy_of(api, "late", "pruned")
+    with Controller(api):
+        wait_for(lambda: told(api, "late")[0] == "Error", 20)
+        assert told(api, "late")[1].startswith("PVC creation failed: ") and "pruned" in told(api, "late")[1]
+        assert size_of(api, "late") is None
+
+
+def test_weakness_56_without_the_api_it_is_said(api):
+    for plural in ("volumesnapshots", "volumesnapshotclasses"):
+        api.kinds.pop(plural)
+    copy_of(api, "lost", "x")
+    with Controller(api):
+        wait_for(lambda: told(api, "lost")[0] == "Error", 20)
+        assert "this cluster has no VolumeSnapshot API" in told(api, "lost")[1]
+
+
+def test_weakness_56_an_account_that_may_not_look_makes_the_claim_as_it_was_asked_for(api):
+    snapshot(api, "hidden", readyToUse=True, restoreSize="8Gi")
+    api.forbidden.add(("get", "volumesnapshots"))
+    copy_of(api, "blind", "hidden")
+    with Controller(api):
+        assert wait_for(lambda: size_of(api, "blind"), 20) == "5Gi"
+
+
+def test_weakness_56_an_apiserver_that_does_not_answer_is_waited_for(api):
+    snapshot(api, "there", readyToUse=True, restoreSize="8Gi")
+    api.on("GET", r"/volumesnapshots/there\Z", status(503, "ServiceUnavailable", "no"), times=2)
+    copy_of(api, "patient", "there")
+    with Controller(api):
+        assert wait_for(lambda: size_of(api, "patient"), 20) == "8Gi"
+
+
 # ---- scheduled backups: controller.md 11.3, http-api-extended.md 5.7 ----
 
 def claim(api, name, age=3600, namespace="default", phase="Bound", owner=None, **labels):

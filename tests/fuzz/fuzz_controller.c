@@ -60,7 +60,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
         struct settings settings = {"image", "1Gi", "agenttier", i ? "" : "mem", ways[i], 0};
         cleanup_json json_t *made = pod_build(sandbox, resolved, "claim", &settings);
         if (made) check_pod(made, resolved);
-        cleanup_json json_t *claim = claim_build(sandbox, resolved, &settings);
+        cleanup_json json_t *claim =
+            claim_build(sandbox, resolved, json_at(pod->json, "status.restoreSize"), &settings);
         MUST(claim && json_at(claim, "spec.resources.requests.storage"));
         cleanup_json json_t *policy = network_policy_build(sandbox, resolved, &settings);
         MUST(!policy || json_array_size(json_at(policy, "spec.ingress")) > 0);

@@ -67,7 +67,7 @@ static void same(const json_t *made, const char *expected) {
 
 START_TEST(claim_is_that_of_21_3) {
     cleanup_object struct object *o = scratch("{}", "{}");
-    cleanup_json json_t *resolved = parse(GENERAL), *made = claim_build(o, resolved, &settings);
+    cleanup_json json_t *resolved = parse(GENERAL), *made = claim_build(o, resolved, NULL, &settings);
     same(made, "{\"apiVersion\":\"v1\",\"kind\":\"PersistentVolumeClaim\",\"metadata\":{\"name\":\"scratch-"
                "workspace\","
                "\"namespace\":\"default\",\"labels\":{" LABELS "}," OWNER
@@ -80,7 +80,7 @@ START_TEST(claim_of_every_option) {
     cleanup_object struct object *o = scratch("{\"cloneFromSnapshot\":\"base-snap-1\"}", "{}");
     cleanup_json json_t *resolved =
                             parse("{\"storage\":{\"size\":\"0\",\"storageClass\":\"fast\",\"shared\":true}}"),
-                        *made = claim_build(o, resolved, &settings);
+                        *made = claim_build(o, resolved, NULL, &settings);
     same(json_object_get(made, "spec"),
          "{\"accessModes\":[\"ReadWriteMany\"],\"resources\":{\"requests\":{\"storage\":\"10Gi\"}},"
          "\"storageClassName\":\"fast\",\"dataSource\":{\"apiGroup\":\"snapshot.storage.k8s.io\","
@@ -88,8 +88,29 @@ START_TEST(claim_of_every_option) {
     ck_assert_str_eq(json_string_value(json_object_get(json_at(made, "metadata.labels"), LABEL_SNAPSHOT)),
                      "base-snap-1");
     cleanup_json json_t *number = parse("{\"storage\":{\"size\":1073741824}}"),
-                        *plain = claim_build(o, number, &settings);
+                        *plain = claim_build(o, number, NULL, &settings);
     ck_assert_str_eq(json_str_at(plain, "spec.resources.requests.storage"), "1073741824");
+}
+END_TEST
+
+START_TEST(weakness_56_a_claim_is_as_large_as_its_snapshot) {
+    static const struct {
+        const char *size, *least, *made;
+    } rows[] = {
+        {"\"5Gi\"", "\"8Gi\"", "8Gi"}, {"\"5Gi\"", "\"5Gi\"", "5Gi"},
+        {"\"5G\"", "\"5Gi\"", "5Gi"},  {"\"8Gi\"", "\"5Gi\"", "8Gi"},
+        {"\"0\"", "\"11Gi\"", "11Gi"}, {"\"0\"", "\"9Gi\"", "10Gi"}, /* the default */
+        {"1024", "4096", "4096"},      {"\"5Gi\"", "\"large\"", "5Gi"},
+        {"\"5Gi\"", "{}", "5Gi"},      {"\"5Gi\"", "\"\"", "5Gi"},
+    };
+    cleanup_object struct object *o = scratch("{\"cloneFromSnapshot\":\"base-snap-1\"}", "{}");
+    for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
+        cleanup_free char *text = xasprintf("{\"storage\":{\"size\":%s}}", rows[i].size);
+        cleanup_json json_t *resolved = parse(text),
+                            *least = json_loads(rows[i].least, JSON_DECODE_ANY, NULL);
+        cleanup_json json_t *made = claim_build(o, resolved, least, &settings);
+        ck_assert_str_eq(json_str_at(made, "spec.resources.requests.storage"), rows[i].made);
+    }
 }
 END_TEST
 
@@ -500,6 +521,7 @@ int main(void) {
     TCase *tc = tcase_create("builders");
     tcase_add_test(tc, claim_is_that_of_21_3);
     tcase_add_test(tc, claim_of_every_option);
+    tcase_add_test(tc, weakness_56_a_claim_is_as_large_as_its_snapshot);
     tcase_add_test(tc, policy_is_that_of_21_3_repaired);
     tcase_add_test(tc, policy_without_network_lets_only_names_out);
     tcase_add_test(tc, policy_rules);

@@ -1,7 +1,8 @@
-/* Names and labels of snapshots: see snapshots.h. Pure. */
+/* Names and labels of snapshots, and those of stops: see snapshots.h. Pure. */
 #include "backend/snapshots.h"
 
 #include "common/bytes.h"
+#include "common/json.h"
 #include "common/secret.h"
 
 #include <stdio.h>
@@ -46,4 +47,24 @@ void snapshot_label_value(const char *name, char out[SNAPSHOT_LABEL_MAX + 1]) {
     out[n] = '-';
     memcpy(out + n + 1, hash, HASH_CHARACTERS);
     out[n + 1 + HASH_CHARACTERS] = '\0';
+}
+
+bool snapshot_on_stop_wanted(const struct object *sandbox, const json_t *resolved) {
+    return *json_str_at(sandbox->json, "status.pvcName") &&
+           json_is_true(json_at(resolved, "storage.snapshotOnStop"));
+}
+
+json_t *snapshot_on_stop(const struct object *sandbox, const char *name) {
+    const char *owner = json_str_at(sandbox->json, "spec.createdBy.sub");
+    char of[SNAPSHOT_LABEL_MAX + 1];
+    snapshot_label_value(sandbox->name, of);
+    json_t *annotations = json_object();
+    if (*owner) json_object_set_new(annotations, ANNOTATION_SNAPSHOT_OWNER, json_string(owner));
+    return json_pack("{s:s, s:s, s:{s:s, s:s, s:{s:s, s:s, s:s}, s:o}, s:{s:{s:s}}}", "apiVersion",
+                     resource_kinds[KIND_VOLUME_SNAPSHOT].api_version, "kind",
+                     resource_kinds[KIND_VOLUME_SNAPSHOT].kind, "metadata", "name", name, "namespace",
+                     sandbox->namespace, "labels", LABEL_STOPPED_SANDBOX, of, LABEL_SNAPSHOT_KIND,
+                     SNAPSHOT_KIND_STOP, LABEL_SNAPSHOT_SOURCE_UID, sandbox->uid, "annotations", annotations,
+                     "spec", "source", "persistentVolumeClaimName",
+                     json_str_at(sandbox->json, "status.pvcName"));
 }

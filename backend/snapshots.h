@@ -30,6 +30,12 @@ void snapshot_generate_name(const char *base, const char *word, time_t now, cons
 /* The value of a label for a name that may be longer than a label's value (weakness 60). */
 void snapshot_label_value(const char *name, char out[SNAPSHOT_LABEL_MAX + 1]);
 
+/* Whether the sandbox, or its template, asks for a snapshot at each stop, and has a workspace. `resolved` is
+ * template_resolve()'s. Pure. */
+bool snapshot_on_stop_wanted(const struct object *sandbox, const json_t *resolved);
+/* The VolumeSnapshot to create then (controller.md 11.1): a new reference. Nobody owns it. Pure. */
+json_t *snapshot_on_stop(const struct object *sandbox, const char *name);
+
 struct backend;
 struct snapshot_ops {
     /* Whether a snapshot of class `class` (NULL = the default one) can be made: else 501

@@ -1,12 +1,12 @@
 /* The phases Running and Stopped, and the way between them (controller.md 2.4, 2.5, 21.2). */
 #include "controller/inside.h"
 
+#include "backend/snapshots.h"
 #include "backend/templates.h"
 #include "common/log.h"
 #include "controller/names.h"
 #include "controller/pod.h"
 #include "controller/pod_state.h"
-#include "controller/snapshot.h"
 
 #include <stdio.h>
 #include <time.h>
@@ -16,15 +16,17 @@ static void take_snapshot(struct pass *p) {
     const char *started = json_str_at(p->sandbox->json, "status.startedAt");
     if (strcmp(p->phase, "Running") != 0 || strcmp(p->memory->snapped, started) == 0) return;
     cleanup_json json_t *resolved = template_resolve(p->c->store, p->sandbox->json, NULL);
-    if (!snapshot_wanted(p->sandbox, resolved ? resolved : json_object_get(p->sandbox->json, "spec"))) return;
+    if (!snapshot_on_stop_wanted(p->sandbox, resolved ? resolved : json_object_get(p->sandbox->json, "spec")))
+        return;
     snprintf(p->memory->snapped, sizeof p->memory->snapped, "%s", started);
-    cleanup_json json_t *snapshot = snapshot_build(p->sandbox, time(NULL));
+    cleanup_free char *name = xasprintf("%s-stopsnap-%lld", p->sandbox->name, (long long)time(NULL));
+    cleanup_json json_t *snapshot = snapshot_on_stop(p->sandbox, name);
     cleanup_error struct error err = {0};
     if (p->c->store->ops->create(p->c->store, KIND_VOLUME_SNAPSHOT, snapshot, NULL, &err))
-        events_emit(p->c->events, p->sandbox, "Normal", "Snapshotted", "%s",
-                    json_str_at(snapshot, "metadata.name"));
+        events_emit(p->c->events, p->sandbox, "Normal", "Snapshotted",
+                    "Created VolumeSnapshot %s before stopping", name);
     else
-        events_emit(p->c->events, p->sandbox, "Warning", "SnapshotFailed", "no VolumeSnapshot was made: %s",
+        events_emit(p->c->events, p->sandbox, "Warning", "SnapshotFailed", "SnapshotOnStop failed: %s",
                     err.message);
 }
 

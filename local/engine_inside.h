@@ -55,8 +55,9 @@ struct entry {
     int64_t failed_at;  /* monotonic ms of the failure that a restart waits for */
     bool seen_creating; /* the event was written */
     struct first_run *first_run;
-    bool first_run_done; /* for these processes */
-    struct fill *fill;   /* of its workspace, under way */
+    bool first_run_done;    /* for these processes */
+    struct fill *fill;      /* of its workspace, under way */
+    int64_t snapshot_until; /* monotonic ms that a stop waits for its snapshot, 0 = none was made */
     struct engine *engine;
 };
 
@@ -146,6 +147,14 @@ enum first_run_state first_run(struct engine *e, struct entry *s, const struct o
                                struct error *err);
 /* Ends it: its calls end with the sandbox's processes, so those must be dead or the engine stopping. */
 void first_run_end(struct entry *s);
+
+/* ---- stop_snapshot.c */
+/* A stop begins: the name of the snapshot that is to be taken into its record, or "". */
+void stop_snapshot_plan(struct engine *e, struct entry *s, const struct object *sandbox, const char *phase);
+/* Once the processes have ended. Milliseconds after which to call it again, 0: the stop can go on. */
+int64_t stop_snapshot_take(struct engine *e, struct entry *s, const struct object *sandbox);
+/* Whether the snapshot of the last stop is still being copied. */
+bool stop_snapshot_going(struct engine *e, const struct entry *s);
 
 /* ---- ending.c */
 /* Ends the processes; true when none is left, else ask again at s->kill_at or when process 1 ended. */

@@ -18,6 +18,7 @@
 #define RETRY_MS          500
 #define READY_TIMEOUT_MS  10000
 #define VERIFY_TIMEOUT_MS 3000
+#define SNAPSHOT_WAIT_MS  50
 #define LOG_MAX           (1024 * 1024)
 
 static int64_t after_write(enum write_result r) {
@@ -80,11 +81,14 @@ static int64_t stop(struct engine *e, struct entry *s, const struct object *o, c
     struct stat st;
     if (!*s->record.stopping && stat(s->dir, &st) == 0) {
         snprintf(s->record.stopping, sizeof s->record.stopping, "%s", reason);
+        stop_snapshot_plan(e, s, o, phase);
         if (!record_save(s->dir, &s->record, &err))
             log_warn("record not written", "sandbox", s->name, "why", err.message, NULL);
     }
     if (!end_processes(e, s, true)) return ending_delay(s);
     fill_workspace_end(s);
+    int64_t snapshot_ms = *s->record.stopping ? stop_snapshot_take(e, s, o) : 0;
+    if (snapshot_ms > 0) return snapshot_ms;
     if (sandbox_action_is(o, "stop")) {
         enum write_result r = sandbox_remove_action(e->store, entry_ref(s), "stop");
         if (r != WRITE_DONE) return after_write(r);
@@ -354,6 +358,8 @@ static int64_t erase(struct engine *e, struct entry *s) {
 
 static int64_t deleting(struct engine *e, struct entry *s, const struct object *o) {
     bool ours = sandbox_has_finalizer(o);
+    if (!end_processes(e, s, false)) return ending_delay(s);
+    if (stop_snapshot_going(e, s)) return SNAPSHOT_WAIT_MS; /* it was asked for to outlive the sandbox */
     int64_t next = erase(e, s);
     if (next != PASS_AGAIN || !ours) return next == PASS_AGAIN ? PASS_NONE : next;
     enum write_result r = sandbox_remove_finalizer(e->store, entry_ref(s));

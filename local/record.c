@@ -33,6 +33,7 @@ static void from_json(const json_t *root, struct record *out) {
     snprintf(out->etc, sizeof out->etc, "%s", json_str_at(root, "etc"));
     snprintf(out->image, sizeof out->image, "%s", json_str_at(root, "image"));
     snprintf(out->stopping, sizeof out->stopping, "%s", json_str_at(root, "stopping"));
+    snprintf(out->snapshot, sizeof out->snapshot, "%s", json_str_at(root, "snapshot"));
     const json_t *groups = json_object_get(root, "cgroups");
     for (size_t i = 0; i < json_array_size(groups) && out->cgroup_count < CGROUP_MAX; i++) {
         const char *path = json_string_value(json_array_get(groups, i));
@@ -75,10 +76,11 @@ bool record_save(const char *dir, const struct record *r, struct error *err) {
     cleanup_json json_t *groups = json_array();
     for (size_t i = 0; i < r->cgroup_count; i++)
         json_array_append_new(groups, json_string(r->cgroups[i]));
-    cleanup_json json_t *root = json_pack(
-        "{s:s, s:o, s:o, s:b, s:s, s:s, s:s, s:s, s:O}", "bootId", r->boot_id, "monitor",
-        identity_json(r->monitor), "init", identity_json(r->init), "initialized", r->initialized, "runtime",
-        r->runtime, "etc", r->etc, "image", r->image, "stopping", r->stopping, "cgroups", groups);
+    cleanup_json json_t *root =
+        json_pack("{s:s, s:o, s:o, s:b, s:s, s:s, s:s, s:s, s:s, s:O}", "bootId", r->boot_id, "monitor",
+                  identity_json(r->monitor), "init", identity_json(r->init), "initialized", r->initialized,
+                  "runtime", r->runtime, "etc", r->etc, "image", r->image, "stopping", r->stopping,
+                  "snapshot", r->snapshot, "cgroups", groups);
     if (root && r->own_user) json_object_set_new(root, "hostUid", json_integer(r->host_uid));
     if (!root) {
         error_set(err, 500, ERR_INTERNAL, "the record of a sandbox cannot be written as JSON");

@@ -2,6 +2,7 @@
  * DIR/sandboxes/UID/state.json, written before a launch (the intent) and after it. */
 #pragma once
 
+#include "backend/snapshots.h"
 #include "common/error.h"
 #include "local/cgroup.h"
 #include "local/process.h"
@@ -18,9 +19,10 @@ struct record {
     bool initialized; /* files and initScripts of the template were applied */
     char runtime[72]; /* names in bin/ and etc/ that it runs from */
     char etc[72];
-    char image[256];           /* directory of its root file system, "" = the host's */
-    char stopping[96];         /* reason of a stop under way, "" = none */
-    char *cgroups[CGROUP_MAX]; /* owned */
+    char image[256];                       /* directory of its root file system, "" = the host's */
+    char stopping[96];                     /* reason of a stop under way, "" = none */
+    char snapshot[GENERATED_NAME_MAX + 1]; /* that the last stop takes or has taken, "" = none */
+    char *cgroups[CGROUP_MAX];             /* owned */
     size_t cgroup_count;
 };
 

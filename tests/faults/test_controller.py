@@ -316,7 +316,7 @@ def test_11_1_a_snapshot_that_cannot_be_taken_does_not_keep_it_running(api, cont
     reach(api, "box", "Stopped")
     wait_for(lambda: "SnapshotFailed" in reasons(api, "box"), 5)
     (event,) = [e for e in api.all("events") if e["reason"] == "SnapshotFailed"]
-    assert event["message"].startswith("no VolumeSnapshot was made: ") and event["type"] == "Warning"
+    assert event["message"].startswith("SnapshotOnStop failed: ") and event["type"] == "Warning"
 
 
 def test_watches_that_are_cut_miss_nothing(api, kubelet, controller):

@@ -75,6 +75,13 @@ START_TEST(what_is_made_is_what_the_contract_says) {
                         "'agenttier.io/idempotency-key':'k','agenttier.io/idempotency-digest':'d'}},"
                         "'spec':{'source':{'persistentVolumeClaimName':'agent-7-workspace'},'"
                         "volumeSnapshotClassName':'fast'}}");
+    cleanup_json json_t *on_stop = snapshot_on_stop(sandbox, "agent-7-stopsnap-1");
+    assert_json(on_stop, "{'apiVersion':'snapshot.storage.k8s.io/"
+                         "v1','kind':'VolumeSnapshot','metadata':{'name':'agent-7-stopsnap-1',"
+                         "'namespace':'default','labels':{'agenttier.io/sandbox':'agent-7',"
+                         "'agenttier.io/snapshot-kind':'on-stop','agenttier.io/source-uid':'u-7'},"
+                         "'annotations':{'agenttier.io/owner':'ana'}},"
+                         "'spec':{'source':{'persistentVolumeClaimName':'agent-7-workspace'}}}");
 }
 END_TEST
 

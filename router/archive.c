@@ -19,7 +19,7 @@ struct archive_call {
     uint64_t sent;
     bool begun, closed;
     struct relay relay; /* tar */
-    /* zip, tar.gz; `batch` and `out` are the worker's while it works */
+    /* zip, tar.gz; these, `batch` and `out` are the worker's while it works */
     struct archive_pack *pack;
     struct buffer input, batch, out;
     uv_work_t work;
@@ -171,6 +171,34 @@ static const struct access_events events = {.on_data = on_data, .on_end = on_end
 
 /* ---- The exchange ---- */
 
+static void open_sandbox(struct archive_call *c) {
+    cleanup_error struct error err = {0};
+    cleanup_json json_t *args = json_pack("{s:s, s:s}", "path", c->path, "within", WORKSPACE);
+    struct request *r = c->r;
+    c->stream =
+        access_open(r->backend->access, r->uv, r->sandbox, ACCESS_ARCHIVE_READ, args, &events, c, &err);
+    c->relay.stream = c->stream;
+    if (!c->stream) fail(c, &err);
+}
+
+/* The first of all opens libarchive and the libraries that it brings, from the disk: never on the loop. */
+static void make_pack(uv_work_t *work) {
+    struct archive_call *c = work->data;
+    c->pack = archive_pack_new(c->format, &c->work_error);
+}
+
+static void pack_made(uv_work_t *work, int status) {
+    (void)status;
+    struct archive_call *c = work->data;
+    c->working = false;
+    if (c->closed)
+        call_free(c);
+    else if (!c->pack)
+        fail(c, &c->work_error);
+    else
+        open_sandbox(c);
+}
+
 static void on_client_writable(struct request *r) {
     struct archive_call *c = r->state;
     if (c->format == ARCHIVE_TAR)
@@ -194,9 +222,7 @@ void archive_read(struct request *r) {
     cleanup_buffer struct buffer path = {0};
     enum archive_format format = ARCHIVE_ZIP;
     bool given;
-    struct archive_pack *pack = NULL;
-    if (!archive_path(r, &path, &err) || !archive_format_query(r, &format, &given, &err) ||
-        (format != ARCHIVE_TAR && !(pack = archive_pack_new(format, &err)))) {
+    if (!archive_path(r, &path, &err) || !archive_format_query(r, &format, &given, &err)) {
         reply_error(r, &err);
         return;
     }
@@ -204,12 +230,13 @@ void archive_read(struct request *r) {
     struct archive_call *c = xcalloc(1, sizeof *c);
     c->r = c->relay.r = r;
     c->format = format;
-    c->pack = pack;
     c->path = buffer_steal(&path, NULL);
     request_stream(r, &ops, c);
-    cleanup_json json_t *args = json_pack("{s:s, s:s}", "path", c->path, "within", WORKSPACE);
-    c->stream =
-        access_open(r->backend->access, r->uv, r->sandbox, ACCESS_ARCHIVE_READ, args, &events, c, &err);
-    c->relay.stream = c->stream;
-    if (!c->stream) fail(c, &err);
+    if (format == ARCHIVE_TAR) {
+        open_sandbox(c);
+        return;
+    }
+    c->working = true;
+    c->work.data = c;
+    uv_queue_work(r->uv, &c->work, make_pack, pack_made);
 }

@@ -202,9 +202,17 @@ static bool take_char(const char **p, char c) {
     return true;
 }
 
-bool rfc3339_parse(const char *text, time_t *seconds) {
+/* The digits of a fraction: the first three count. */
+static bool take_milliseconds(const char **p, int *out) {
+    if (!digit(**p)) return false;
+    for (int weight = 100; digit(**p); (*p)++, weight /= 10)
+        *out += (**p - '0') * weight;
+    return true;
+}
+
+bool rfc3339_parse_ms(const char *text, int64_t *milliseconds) {
     const char *p = text;
-    int year, month, day, hour, minute, second;
+    int year, month, day, hour, minute, second, fraction = 0;
     if (!take_number(&p, 4, &year) || !take_char(&p, '-') || !take_number(&p, 2, &month) ||
         !take_char(&p, '-') || !take_number(&p, 2, &day) || !(take_char(&p, 'T') || take_char(&p, 't')) ||
         !take_number(&p, 2, &hour) || !take_char(&p, ':') || !take_number(&p, 2, &minute) ||
@@ -215,12 +223,7 @@ bool rfc3339_parse(const char *text, time_t *seconds) {
         second > 59) {
         return false;
     }
-    if (take_char(&p, '.')) {
-        if (!digit(*p)) return false;
-        while (digit(*p)) {
-            p++;
-        }
-    }
+    if (take_char(&p, '.') && !take_milliseconds(&p, &fraction)) return false;
     int64_t offset = 0;
     if (!take_char(&p, 'Z') && !take_char(&p, 'z')) {
         bool west = *p == '-';
@@ -232,13 +235,28 @@ bool rfc3339_parse(const char *text, time_t *seconds) {
         offset = (hours * 60 + minutes) * (west ? -60 : 60);
     }
     if (*p != '\0') return false;
-    *seconds =
-        (time_t)(days_from_civil(year, month, day) * 86400 + hour * 3600 + minute * 60 + second - offset);
+    int64_t seconds = days_from_civil(year, month, day) * 86400 + hour * 3600 + minute * 60 + second - offset;
+    *milliseconds = seconds * 1000 + fraction;
     return true;
 }
 
-int64_t monotonic_ms(void) {
+bool rfc3339_parse(const char *text, time_t *seconds) {
+    int64_t ms;
+    if (!rfc3339_parse_ms(text, &ms)) return false;
+    *seconds = (time_t)(ms / 1000 - (ms % 1000 < 0)); /* down, also before 1970 */
+    return true;
+}
+
+static int64_t clock_ms(clockid_t clock) {
     struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
+    clock_gettime(clock, &t);
     return (int64_t)t.tv_sec * 1000 + t.tv_nsec / 1000000;
+}
+
+int64_t monotonic_ms(void) {
+    return clock_ms(CLOCK_MONOTONIC);
+}
+
+int64_t realtime_ms(void) {
+    return clock_ms(CLOCK_REALTIME);
 }

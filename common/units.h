@@ -18,6 +18,7 @@ void duration_format(int64_t ns, char out[DURATION_TEXT_MAX]);
 void rfc3339_format(time_t seconds, char out[RFC3339_MAX]);          /* 2026-07-21T04:16:07Z */
 void rfc3339_format_nanos(struct timespec t, char out[RFC3339_MAX]); /* ...07.512903441Z */
 bool rfc3339_parse(const char *text, time_t *seconds);               /* fraction dropped; offset honoured */
+bool rfc3339_parse_ms(const char *text, int64_t *milliseconds);      /* since 1970; the rest is dropped */
 
 /* A Kubernetes quantity, exact: value = nano / 10^9. */
 struct quantity {
@@ -34,3 +35,4 @@ void quantity_format(struct quantity q, char out[QUANTITY_TEXT_MAX]); /* "500m",
 int64_t quantity_ceil(struct quantity q);
 
 int64_t monotonic_ms(void);
+int64_t realtime_ms(void); /* since 1970 */

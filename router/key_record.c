@@ -114,11 +114,11 @@ void key_record_identity(const json_t *record, struct identity *out) {
     if (json_array_size(groups) > 0) out->groups = json_deep_copy(groups);
 }
 
-time_t key_record_expiry(const json_t *record) {
+int64_t key_record_expiry(const json_t *record) {
     const json_t *value = json_object_get(record, "expiresAt");
-    time_t at = 0;
+    int64_t at = 0;
     if (!value || json_is_null(value)) return 0;
-    if (!json_is_string(value) || !rfc3339_parse(json_string_value(value), &at) || at < 1) return 1;
+    if (!json_is_string(value) || !rfc3339_parse_ms(json_string_value(value), &at) || at < 1) return 1;
     return at;
 }
 

@@ -19,8 +19,8 @@ json_t *key_record_read(const json_t *secret);
 
 /* The identity a record stands for; free with identity_free. What the record does not say is not granted. */
 void key_record_identity(const json_t *record, struct identity *out);
-/* When it expires: 0 = never, 1 (long ago) when the text cannot be read. */
-time_t key_record_expiry(const json_t *record);
+/* When it expires, in milliseconds since 1970: 0 = never, 1 (long ago) when the text cannot be read. */
+int64_t key_record_expiry(const json_t *record);
 
 /* When it was last used, as far as it was written down: 0 = never. */
 time_t key_record_last_used(const json_t *record);

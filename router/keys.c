@@ -19,7 +19,7 @@ struct entry {
     struct entry *next, *user_next;
     uint64_t bucket, user_bucket;
     char hash[SHA256_HEX_LEN + 1];
-    time_t expires;        /* 0 = never */
+    int64_t expires;       /* milliseconds since 1970, 0 = never */
     time_t recorded;       /* lastUsedAt as it is stored, 0 = never used */
     _Atomic int64_t noted; /* when its use was last passed on to be stored */
     struct identity identity;
@@ -171,6 +171,11 @@ char *api_key_id(struct slice key) {
     return xasprintf("%s%.*s", KEY_ID_PREFIX, KEY_ID_HEX, hash);
 }
 
+/* Of key_record_expiry(). */
+static bool has_passed(int64_t expiry) {
+    return expiry != 0 && realtime_ms() >= expiry;
+}
+
 enum key_result key_cache_lookup(struct key_cache *c, struct slice key, struct identity *out) {
     unsigned char digest[SHA256_BYTES];
     memset(out, 0, sizeof *out);
@@ -188,10 +193,9 @@ enum key_result key_cache_lookup_digest(struct key_cache *c, const unsigned char
     pthread_rwlock_rdlock(&c->lock);
     struct entry *e = *slot_of(c, hash);
     if (e && secret_equal(slice_make(e->hash, SHA256_HEX_LEN), slice_make(hash, SHA256_HEX_LEN))) {
-        time_t now = time(NULL);
-        result = e->expires != 0 && now >= e->expires ? KEY_EXPIRED : KEY_OK;
+        result = has_passed(e->expires) ? KEY_EXPIRED : KEY_OK;
         if (result == KEY_OK) identity_copy(&e->identity, out);
-        if (result == KEY_OK) note_use(c, e, hash, now);
+        if (result == KEY_OK) note_use(c, e, hash, time(NULL));
     }
     pthread_rwlock_unlock(&c->lock);
     return result;
@@ -203,7 +207,7 @@ bool key_cache_valid(struct key_cache *c, const unsigned char digest[SHA256_BYTE
     pthread_rwlock_rdlock(&c->lock);
     const struct entry *e = *slot_of(c, hash);
     bool valid = e && secret_equal(slice_make(e->hash, SHA256_HEX_LEN), slice_make(hash, SHA256_HEX_LEN)) &&
-                 (e->expires == 0 || time(NULL) < e->expires);
+                 !has_passed(e->expires);
     pthread_rwlock_unlock(&c->lock);
     return valid;
 }
@@ -363,8 +367,7 @@ bool keys_revoke_sandbox(struct key_cache *c, const char *uid, struct error *err
 
 static bool has_expired(const struct object *secret) {
     cleanup_json json_t *record = key_record_read(secret->json);
-    time_t at = record ? key_record_expiry(record) : 0;
-    return at != 0 && time(NULL) >= at;
+    return record && has_passed(key_record_expiry(record));
 }
 
 bool keys_remove_expired(struct key_cache *c, const char *user_id, struct error *err) {

@@ -1,5 +1,6 @@
 """API keys and the caller: http-api.md 2.15, 2.16 and 3.3."""
 
+import calendar
 import concurrent.futures
 import os
 import pathlib
@@ -93,12 +94,24 @@ def test_3_3_a_minted_key_of_an_admin_is_no_admin(keyed, admin):
         error_of(client.post(API + "/templates", json={"name": "x", "spec": {}}), 403)
 
 
+def after_its_end(client, expires_at):
+    """The answer right after the key's `expiresAt`; until then it is good, however fast this machine is."""
+    at = calendar.timegm(time.strptime(expires_at[:19], "%Y-%m-%dT%H:%M:%S")) + float("0" + expires_at[19:-1])
+    while True:
+        asked = time.time()
+        answer = client.get(API + "/user/me")
+        if time.time() < at - 0.001:  # of which the Router knows the milliseconds
+            assert answer.status_code == 200, answer.text
+        if asked >= at:
+            return answer
+        time.sleep(0.02)
+
+
 def test_3_3_expiry(keyed, u1):
-    made = u1.post(API + "/user/api-keys", json={"expiresIn": "1500ms"}).json()
-    with keyed.client(made["key"]) as client:
-        assert client.get(API + "/user/me").status_code == 200
-        time.sleep(1.7)
-        assert error_of(client.get(API + "/user/me"), 401)["error"] == "invalid_api_key"
+    for life in ("1500ms", "2s"):
+        made = u1.post(API + "/user/api-keys", json={"expiresIn": life}).json()
+        with keyed.client(made["key"]) as client:
+            assert error_of(after_its_end(client, made["expiresAt"]), 401)["error"] == "invalid_api_key"
 
 
 def test_admin_revokes_any_key(keyed, u1, admin):
@@ -117,7 +130,7 @@ def test_create_key_beside_a_running_router(keyed):
     """The command works on the same state; the Router follows within a moment."""
     key = keyed.create_key("late", "--name=label")
     with keyed.client(key) as client:
-        me = wait_for(lambda: (answer := client.get(API + "/user/me")).status_code == 200 and answer, 2, what="the new key")
+        me = wait_for(lambda: (answer := client.get(API + "/user/me")).status_code == 200 and answer, 10, what="the new key")
         assert (me.json()["sub"], me.json()["name"]) == ("late", "label")
 
 
@@ -141,7 +154,7 @@ def test_W54_last_use_is_written_down_once_an_hour(keyed, u1):
 def test_W55_users_whose_labels_collide_do_not_see_each_other(keyed):
     """`a|b` and `a/b` have one label."""
     with keyed.client(keyed.create_key("a|b", "--name=one")) as one, keyed.client(keyed.create_key("a/b", "--name=two")) as two:
-        wait_for(lambda: one.get(API + "/user/me").status_code == two.get(API + "/user/me").status_code == 200, 5, what="the keys")
+        wait_for(lambda: one.get(API + "/user/me").status_code == two.get(API + "/user/me").status_code == 200, what="the keys")
         assert [k["name"] for k in one.get(API + "/user/api-keys").json()["keys"]] == ["one"]
         assert [k["name"] for k in two.get(API + "/user/api-keys").json()["keys"]] == ["two"]
 
@@ -150,14 +163,13 @@ def test_W75_caps_on_number_and_life():
     with Router("--api-keys-per-user=5", "--api-key-max-lifetime=1h", keys=("u1",)) as router, router.client("u1") as client:
         assert client.post(API + "/user/api-keys", json={}).json()["expiresAt"] is not None
         error_of(client.post(API + "/user/api-keys", json={"expiresIn": "2h"}), 400)
-        assert client.post(API + "/user/api-keys", json={"expiresIn": "1s"}).status_code == 201
+        assert client.post(API + "/user/api-keys", json={"expiresIn": "8s"}).status_code == 201
         # u1's own key, two more: two are left, whoever asks at once
         with concurrent.futures.ThreadPoolExecutor(10) as pool:
             answers = list(pool.map(lambda _: client.post(API + "/user/api-keys", json={}), range(10)))
         assert sorted(a.status_code for a in answers) == [201] * 2 + [409] * 8
         assert error_of(answers[[a.status_code for a in answers].index(409)])["code"] == "key_limit_reached"
-        time.sleep(1.2)
-        assert client.post(API + "/user/api-keys", json={}).status_code == 201  # the expired one makes room
+        wait_for(lambda: client.post(API + "/user/api-keys", json={}).status_code == 201, what="room")  # of the expired one
         error_of(client.post(API + "/user/api-keys", json={}), 409)
 
 
@@ -186,9 +198,9 @@ def test_W75_administrators_list_all_keys(keyed, u1, admin):
 
 def test_W56_who_fails_too_often_is_told_to_slow_down():
     """Failures of an address are limited; good credentials of that address go on."""
-    with Router("--ratelimit-auth-failures-rate=1", keys=("u1",)) as router, router.client("u1") as good, router.anonymous() as bad:
+    with Router("--ratelimit-auth-failures-rate=0.001", keys=("u1",)) as router, router.client("u1") as good, router.anonymous() as bad:
         answers = [bad.get(API + "/user/me", headers={"X-API-Key": f"atk_{n:043d}"}) for n in range(130)]
-        assert {a.status_code for a in answers[:100]} == {401}
+        assert [a.status_code for a in answers] == [401] * 100 + [429] * 30
         limited = answers[-1]
         body = error_of(limited, 429)
         assert body["error"] == "rate_limited" and int(limited.headers["Retry-After"]) == body["retryAfter"] >= 1
@@ -198,11 +210,10 @@ def test_W56_who_fails_too_often_is_told_to_slow_down():
 
 
 def test_S08_revocation_and_expiry_hold_for_what_is_remembered(keyed, u1):
-    made = u1.post(API + "/user/api-keys", json={"expiresIn": "1s"}).json()
+    made = u1.post(API + "/user/api-keys", json={"expiresIn": "4s"}).json()
     with keyed.client(made["key"]) as client, keyed.anonymous(headers={"Authorization": "Bearer " + made["key"]}) as bearer:
         assert client.get(API + "/user/me").status_code == bearer.get(API + "/user/me").status_code == 200
-        time.sleep(1.2)
-        error_of(client.get(API + "/user/me"), 401)
+        error_of(after_its_end(client, made["expiresAt"]), 401)
         error_of(bearer.get(API + "/user/me"), 401)
 
 
@@ -217,10 +228,10 @@ def test_S08_part_of_a_key_tells_nothing(keyed):
 
 def test_create_key_usage():
     for arguments in ([], ["--state-dir=/tmp/x"], ["--sub=x"], ["--nonsense"]):
-        done = subprocess.run([*WRAP, str(BINARY), "create-key", *arguments], capture_output=True, text=True, timeout=30,
+        done = subprocess.run([*WRAP, str(BINARY), "create-key", *arguments], capture_output=True, text=True, timeout=120,
                               env=clean_environment(), check=False)
         assert done.returncode == 2, arguments
-    done = subprocess.run([*WRAP, str(BINARY), "create-key", "--help"], capture_output=True, text=True, timeout=30,
+    done = subprocess.run([*WRAP, str(BINARY), "create-key", "--help"], capture_output=True, text=True, timeout=120,
                           env=clean_environment(), check=False)
     assert done.returncode == 0 and "--sub" in done.stdout
 
@@ -244,7 +255,7 @@ def test_S29_memory_is_not_for_others_of_the_same_user():
             [*WRAP, str(BINARY), "--dev-auth", f"--state-dir={state}", f"--listen-addr=127.0.0.1:{port}"], stdout=log, stderr=log,
             env=clean_environment(), cwd="/", user=user if os.getuid() == 0 else None) as process:
         try:
-            wait_for(lambda: process.poll() is not None or b"serving" in (tmp_path / "log").read_bytes(), 20, what="the Router")
+            wait_for(lambda: process.poll() is not None or b"serving" in (tmp_path / "log").read_bytes(), what="the Router")
             assert process.poll() is None, (tmp_path / "log").read_text()
             assert os.stat(f"/proc/{process.pid}/status").st_uid == 0
             assert f"Uid:\t{user}\t" in open(f"/proc/{process.pid}/status", encoding="ascii").read()

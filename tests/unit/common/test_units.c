@@ -187,6 +187,26 @@ START_TEST(test_rfc3339_parse) {
         ck_assert_msg(rfc3339_parse(rows[i].text, &t), "%s", rows[i].text);
         ck_assert_msg(t == rows[i].seconds, "%s: %lld", rows[i].text, (long long)t);
     }
+    static const struct {
+        const char *text;
+        int64_t milliseconds;
+    } exact[] = {
+        {"2026-07-21T04:16:07Z", 1784607367000},
+        {"2026-07-21T04:16:07.512903441Z", 1784607367512},
+        {"2026-07-21T06:16:07.5+02:00", 1784607367500},
+        {"2026-07-21T04:16:07.0019Z", 1784607367001},
+        {"1969-12-31T23:59:59.25Z", -750},
+        {"9999-12-31T23:59:59.999999Z", 253402300799999},
+        {"1970-01-01T00:00:00.99999999999999999999Z", 999},
+    };
+    for (size_t i = 0; i < COUNT(exact); i++) {
+        int64_t ms;
+        time_t t;
+        ck_assert_msg(rfc3339_parse_ms(exact[i].text, &ms), "%s", exact[i].text);
+        ck_assert_msg(ms == exact[i].milliseconds, "%s: %lld", exact[i].text, (long long)ms);
+        ck_assert_msg(rfc3339_parse(exact[i].text, &t) && t * 1000 <= ms && ms < t * 1000 + 1000, "%s",
+                      exact[i].text);
+    }
     static const char *const bad[] = {"",
                                       "2026",
                                       "2026-07-21",

@@ -64,7 +64,7 @@ START_TEST(a_scoped_key_is_bound_and_never_admin) {
     cleanup_json json_t *record = key_record_read(secret);
     ck_assert_str_eq(json_str_at(record, "sandboxNamespace"), "default");
     ck_assert_str_eq(json_str_at(record, "expiresAt"), "2026-07-21T05:16:08.012903441Z");
-    ck_assert_int_eq(key_record_expiry(record), now.tv_sec + 3601);
+    ck_assert_int_eq(key_record_expiry(record), (now.tv_sec + 3601) * 1000 + 12);
     struct identity who;
     key_record_identity(record, &who);
     ck_assert_str_eq(who.sandbox_id, "demo");

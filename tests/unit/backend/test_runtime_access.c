@@ -86,6 +86,7 @@ static void say_frame(int conn, char type, const void *payload, size_t len) {
 }
 
 static void *serve_one(void *arg) {
+    (void)arg;
     int conn = accept4(fake.listener, NULL, NULL, SOCK_CLOEXEC);
     if (conn < 0) return NULL;
     static char request[1 << 20];
@@ -130,6 +131,7 @@ static void start_fake(serve_fn *serve) {
 }
 
 static bool locate(void *ctx, struct object *sandbox, struct runtime_address *out, struct error *err) {
+    (void)ctx, (void)sandbox, (void)err;
     if (fake.tcp) {
         strcpy(out->host, "127.0.0.1");
         out->port = fake.port;
@@ -277,6 +279,7 @@ START_TEST(stat_is_reduced_to_known_members) {
 END_TEST
 
 static void serve_refusal(int conn, const char *request) {
+    (void)request;
     say_json(conn, 404, "{\"code\":404,\"error\":\"no such file: a b\",\"reason\":\"file_not_found\"}\n");
 }
 START_TEST(refusals_keep_their_code) {
@@ -287,21 +290,28 @@ START_TEST(refusals_keep_their_code) {
 END_TEST
 
 static void serve_strange_reason(int conn, const char *request) {
+    (void)request;
     say_json(conn, 403, "{\"error\":\"x\\ny\",\"reason\":\"admin_please\"}");
 }
 static void serve_garbage(int conn, const char *request) {
+    (void)request;
     say_text(conn, "SSH-2.0-OpenSSH_9.2\r\n\r\n");
 }
-static void serve_nothing(int conn, const char *request) {}
+static void serve_nothing(int conn, const char *request) {
+    (void)conn, (void)request;
+}
 static void serve_short(int conn, const char *request) {
+    (void)request;
     say_text(conn, "HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\n{\"name\":");
 }
 static void serve_huge_head(int conn, const char *request) {
+    (void)request;
     say_text(conn, "HTTP/1.1 200 OK\r\n");
     for (int i = 0; i < 20000; i++)
         say_text(conn, "X-A: aaaaaaaaaaaaaaaaaaaaaaaa\r\n");
 }
 static void serve_huge_json(int conn, const char *request) {
+    (void)request;
     say_text(conn, "HTTP/1.1 200 OK\r\nContent-Length: 99999999\r\n\r\n");
     static char spaces[1 << 20];
     memset(spaces, ' ', sizeof spaces);
@@ -309,13 +319,16 @@ static void serve_huge_json(int conn, const char *request) {
         say(conn, spaces, sizeof spaces);
 }
 static void serve_wrong_shape(int conn, const char *request) {
+    (void)request;
     say_json(conn, 200, "{\"name\":\"a\"}");
 }
 static void serve_interim_flood(int conn, const char *request) {
+    (void)request;
     for (int i = 0; i < 100; i++)
         say_text(conn, "HTTP/1.1 103 Early\r\n\r\n");
 }
 static void serve_redirect(int conn, const char *request) {
+    (void)request;
     say_text(conn, "HTTP/1.1 301 Moved\r\nLocation: http://169.254.169.254/\r\nContent-Length: 0\r\n\r\n");
 }
 START_TEST(lies_are_bad_answers) {
@@ -332,13 +345,14 @@ START_TEST(lies_are_bad_answers) {
 END_TEST
 
 static void serve_late(int conn, const char *request) {
+    (void)request;
     struct pollfd p = {conn, POLLIN, 0};
-    poll(&p, 1, 7000);
+    poll(&p, 1, 60000); /* until the other side gives up */
 }
 START_TEST(a_late_head_is_a_timeout) {
     struct run *r = run(ACCESS_STAT, path_args(), serve_late, NULL, 0);
     ck_assert_int_ge(r->took, 4900);
-    ck_assert_int_le(r->took, 6000);
+    ck_assert_int_le(r->took, 15000); /* five seconds, on a machine that does much else */
     expect_error(r, 504, "sandbox_timeout");
 }
 END_TEST
@@ -375,21 +389,26 @@ static void serve_fd(int conn, const char *request) {
     say_with_fd(conn, FD_HEAD, &fd, 1);
 }
 static void serve_short_fd(int conn, const char *request) {
+    (void)request;
     cleanup_close int fd = temporary_file("hell");
     say_with_fd(conn, FD_HEAD, &fd, 1);
 }
 static void serve_two_fds(int conn, const char *request) {
+    (void)request;
     cleanup_close int fd = temporary_file("hello");
     say_with_fd(conn, FD_HEAD, (int[]){fd, fd}, 2);
 }
 static void serve_directory_fd(int conn, const char *request) {
+    (void)request;
     cleanup_close int fd = open("/", O_RDONLY | O_CLOEXEC);
     say_with_fd(conn, FD_HEAD, &fd, 1);
 }
 static void serve_no_fd(int conn, const char *request) {
+    (void)request;
     say_text(conn, FD_HEAD);
 }
 static void serve_fd_unasked(int conn, const char *request) {
+    (void)request;
     cleanup_close int fd = temporary_file("hello");
     say_with_fd(conn, "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}", &fd, 1);
 }
@@ -419,10 +438,12 @@ static void serve_stream(int conn, const char *request) {
                    "X-File-Size: 9\r\n" FILE_HEADERS "\r\nllo and more than was said");
 }
 static void serve_wrong_range(int conn, const char *request) {
+    (void)request;
     say_text(conn, "HTTP/1.1 206 Partial\r\nContent-Length: 3\r\nContent-Range: bytes 2-5/9\r\n"
                    "X-File-Size: 9\r\n" FILE_HEADERS "\r\nllo");
 }
 static void serve_cut_file(int conn, const char *request) {
+    (void)request;
     say_text(conn, "HTTP/1.1 200 OK\r\nContent-Length: 9\r\nX-File-Size: 9\r\n" FILE_HEADERS "\r\nhell");
 }
 static json_t *range_args(void) {
@@ -468,10 +489,12 @@ static void serve_short_upload(int conn, const char *request) {
     say_json(conn, 201, "{\"path\":\"/a\",\"bytes\":314,\"etag\":\"\\\"1\\\"\",\"created\":false}");
 }
 static void serve_early_refusal(int conn, const char *request) {
+    (void)request;
     swallow(conn, 100000);
     say_json(conn, 507, "{\"code\":507,\"error\":\"full\",\"reason\":\"disk_full\"}   \n");
 }
 static void serve_any_upload(int conn, const char *request) {
+    (void)request;
     swallow(conn, 1 << 20);
 }
 static char big[BIG];
@@ -528,12 +551,15 @@ START_TEST(chunked_uploads) {
 END_TEST
 
 static void serve_archive(int conn, const char *request) {
+    (void)request;
     say_text(conn, "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\n\r\n");
 }
 static void serve_cut_archive(int conn, const char *request) {
+    (void)request;
     say_text(conn, "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n");
 }
 static void serve_endless_archive(int conn, const char *request) {
+    (void)request;
     say_text(conn, "HTTP/1.1 200 OK\r\n\r\nhello");
 }
 START_TEST(archives_that_are_cut_are_errors) {
@@ -578,18 +604,22 @@ START_TEST(a_slow_reader_is_not_the_sandboxs_delay) {
 END_TEST
 
 static void serve_exec_cut(int conn, const char *request) {
+    (void)request;
     say_text(conn, UPGRADED);
     say_frame(conn, 'o', "abc", 3);
 }
 static void serve_exec_strange(int conn, const char *request) {
+    (void)request;
     say_text(conn, UPGRADED);
     say_frame(conn, 'Z', "abc", 3);
 }
 static void serve_exec_long_frame(int conn, const char *request) {
+    (void)request;
     say_text(conn, UPGRADED);
     say(conn, "o\xff\xff\xff\xff", 5);
 }
 static void serve_exec_other_id(int conn, const char *request) {
+    (void)request;
     say_text(conn, UPGRADED);
     static const char other[] =
         "{\"id\":\"e2\",\"exitCode\":0,\"signal\":0,\"timedOut\":false,\"killed\":false,"
@@ -597,16 +627,19 @@ static void serve_exec_other_id(int conn, const char *request) {
     say_frame(conn, 'x', other, strlen(other));
 }
 static void serve_exec_no_code(int conn, const char *request) {
+    (void)request;
     say_text(conn, UPGRADED);
     static const char other[] = "{\"id\":\"e1\",\"timedOut\":false}";
     say_frame(conn, 'x', other, strlen(other));
 }
 static void serve_exec_refused(int conn, const char *request) {
+    (void)request;
     say_text(conn, UPGRADED);
     static const char refusal[] = "{\"code\":429,\"error\":\"64 run\",\"reason\":\"too_many_execs\"}";
     say_frame(conn, '!', refusal, strlen(refusal));
 }
 static void serve_exec_plain(int conn, const char *request) {
+    (void)request;
     say_json(conn, 200, "{}");
 }
 START_TEST(commands) {
@@ -697,6 +730,7 @@ END_TEST
 /* ---- Ports ---- */
 
 static void serve_dial_tcp(int conn, const char *request) {
+    (void)request;
     say_text(conn, "HTTP/1.1 101 Yes\r\nUpgrade: agenttier-dial\r\nConnection: Upgrade\r\n\r\nSSH-2.0");
 }
 static void serve_dial_fd(int conn, const char *request) {
@@ -711,10 +745,12 @@ static void serve_dial_fd(int conn, const char *request) {
     say_with_fd(conn, "HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n", &fd, 1);
 }
 static void serve_dial_file(int conn, const char *request) {
+    (void)request;
     cleanup_close int fd = temporary_file("x");
     say_with_fd(conn, "HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n", &fd, 1);
 }
 static void serve_dial_closed(int conn, const char *request) {
+    (void)request;
     say_json(conn, 502, "{\"code\":502,\"error\":\"nobody there\",\"reason\":\"port_closed\"}");
 }
 static json_t *port_args(void) {

@@ -32,14 +32,17 @@ static inline bool unavailable(struct error *err) {
     return false;
 }
 static struct object *faulty_get(struct store *s, enum kind kind, const char *ns, const char *name) {
+    (void)s;
     if (kind == KIND_POD && faulty.blind_pods > 0 && faulty.blind_pods-- > 0) return NULL;
     return store->ops->get(store, kind, ns, name);
 }
 static struct object_list faulty_list(struct store *s, enum kind kind, const char *ns) {
+    (void)s;
     return store->ops->list(store, kind, ns);
 }
 static bool faulty_create(struct store *s, enum kind kind, const json_t *o, struct object **out,
                           struct error *err) {
+    (void)s;
     faulty.writes++;
     if (faulty.away) return unavailable(err);
     if (kind == KIND_POD && faulty.refuse_pods > 0 && faulty.refuse_pods-- > 0) {
@@ -50,12 +53,14 @@ static bool faulty_create(struct store *s, enum kind kind, const json_t *o, stru
 }
 static bool faulty_replace(struct store *s, enum kind kind, enum store_part part, const json_t *o,
                            struct object **out, struct error *err) {
+    (void)s;
     faulty.writes++;
     return faulty.away ? unavailable(err) : store->ops->replace(store, kind, part, o, out, err);
 }
 static bool faulty_patch(struct store *s, enum kind kind, enum store_part part, const char *ns,
                          const char *name, const json_t *patch, const struct store_preconditions *p,
                          struct object **out, struct error *err) {
+    (void)s;
     faulty.writes++;
     if (faulty.away) return unavailable(err);
     if (kind == KIND_SANDBOX && part == STORE_STATUS && faulty.status_clashes > 0 &&
@@ -68,19 +73,23 @@ static bool faulty_patch(struct store *s, enum kind kind, enum store_part part, 
 }
 static bool faulty_remove(struct store *s, enum kind kind, const char *ns, const char *name,
                           const struct store_preconditions *p, struct error *err) {
+    (void)s;
     faulty.writes++;
     return faulty.away ? unavailable(err) : store->ops->remove(store, kind, ns, name, p, err);
 }
 static bool faulty_look(struct store *s, enum kind kind, const char *ns, const char *name,
                         struct error *err) {
+    (void)s, (void)ns, (void)name;
     if (faulty.away) return unavailable(err);
     if (kind == KIND_POD) faulty.blind_pods = 0;
     return true;
 }
 static void *faulty_watch(struct store *s, enum kind kind, store_watch_fn *fn, void *ctx) {
+    (void)s;
     return store->ops->watch(store, kind, fn, ctx);
 }
 static void faulty_unwatch(struct store *s, void *handle) {
+    (void)s;
     store->ops->unwatch(store, handle);
 }
 
@@ -94,6 +103,7 @@ static struct {
 } brought = {.lock = PTHREAD_MUTEX_INITIALIZER};
 
 static void bring(void *ctx, struct object *sandbox, struct object *pod) {
+    (void)ctx, (void)sandbox;
     pthread_mutex_lock(&brought.lock);
     snprintf(brought.uid, sizeof brought.uid, "%s", pod->uid);
     pthread_mutex_unlock(&brought.lock);
@@ -143,7 +153,7 @@ static inline void end(void) {
 
 /* ---- looking ----------------------------------------------------------------------------------- */
 
-#define PATIENCE_MS 8000
+#define PATIENCE_MS 60000 /* on a machine that does much else, under sanitizers */
 /* Waits for a condition; the test fails, saying which, when it does not come. */
 #define eventually(condition)                                                                                \
     do {                                                                                                     \
@@ -248,12 +258,16 @@ static inline void release(enum kind kind, const char *name) {
 static inline bool is_going(enum kind kind, const char *name) {
     return *text(kind, name, "metadata.deletionTimestamp") != '\0';
 }
-/* A sandbox that runs. */
-static inline void running(const char *name, const char *spec) {
+/* A sandbox whose pod is ready: it will run, if only for as long as its limits let it. */
+static inline void readied(const char *name, const char *spec) {
     char pod[100];
     snprintf(pod, sizeof pod, "%s-pod", name);
     sandbox(name, spec);
     eventually(there(KIND_POD, pod) && phase_is(name, "Creating"));
     pod_ready(pod);
+}
+/* A sandbox that runs. */
+static inline void running(const char *name, const char *spec) {
+    readied(name, spec);
     eventually(phase_is(name, "Running"));
 }

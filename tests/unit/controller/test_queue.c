@@ -19,6 +19,7 @@ static struct {
 
 /* Counted at its very end, so that a test may set the next answer when it sees the count. */
 static int64_t pass(void *ctx, const char *key, void **memory) {
+    (void)ctx;
     int i = atoi(key);
     if (atomic_fetch_add(&seen.busy[i], 1) > 0) seen.overlaps++;
     if (!*memory) *memory = xcalloc(1, sizeof(int));
@@ -35,7 +36,7 @@ static int64_t pass(void *ctx, const char *key, void **memory) {
 }
 
 static void until(_Atomic int *counter, int n) {
-    for (int i = 0; i < 5000 && *counter < n; i++)
+    for (int i = 0; i < 60000 && *counter < n; i++)
         usleep(1000);
     ck_assert_int_ge(*counter, n);
 }
@@ -99,7 +100,7 @@ START_TEST(times) {
     queue_add(q, "4");
     until(&seen.passes[4], 2);
     ck_assert_int_ge(seen.last_ms - begun, 60);
-    ck_assert_int_lt(seen.last_ms - begun, 2000);
+    ck_assert_int_lt(seen.last_ms - begun, 20000); /* not the failures' pause, which grows to 30 s */
     /* An event comes before the time, which then is another. */
     seen.answer = 100000;
     queue_add(q, "4");

@@ -33,7 +33,7 @@
 #endif
 
 #define UNUSED   __attribute__((unused))
-#define WAIT_MS  20000
+#define WAIT_MS  60000
 #define ORDINARY 54321 /* a user without an account */
 
 struct fixture {
@@ -89,6 +89,16 @@ UNUSED static char *status_of(struct fixture *f, const char *name, const char *m
     char *text = xstrdup(o ? json_str_at(o->json, path) : "(gone)");
     object_unref(o);
     return text;
+}
+
+/* Until a start has begun: it may be over by the time that we look. */
+UNUSED static void await_start(struct fixture *f, const char *name) {
+    for (int64_t until = monotonic_ms() + WAIT_MS;;) {
+        cleanup_free char *now = status_of(f, name, "phase");
+        if (now[0]) return;
+        ck_assert_msg(monotonic_ms() < until, "%s has no phase", name);
+        usleep(500);
+    }
 }
 
 /* The phase, "" for none; "(gone)" waits for the end of the object. */
@@ -167,14 +177,14 @@ UNUSED static char *inside(struct fixture *f, const char *name, const char *scri
     snprintf(path, sizeof path, "%s/run/%s.sock", f->dir, o->uid);
     object_unref(o);
     json_t *request =
-        json_pack("{s:[s, s, s], s:i}", "command", "/bin/sh", "-c", script, "timeoutSeconds", 20);
+        json_pack("{s:[s, s, s], s:i}", "command", "/bin/sh", "-c", script, "timeoutSeconds", 60);
     size_t len;
     cleanup_free char *text = json_dump_line(request, &len);
     json_decref(request);
     struct runtime_call call = {.socket_path = path,
                                 .death_fd = -1,
                                 .cancel_fd = -1,
-                                .timeout_ms = 30000,
+                                .timeout_ms = 90000,
                                 .method = "POST",
                                 .target = "/exec",
                                 .content_type = "application/json",

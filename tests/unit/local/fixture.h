@@ -27,6 +27,7 @@ static inline void setup(void) {
 }
 
 static inline int remove_entry(const char *path, const struct stat *st, int flag, struct FTW *ftw) {
+    (void)st, (void)flag, (void)ftw;
     return remove(path);
 }
 

@@ -82,7 +82,9 @@ def encode(header, claims, signer):
 
 
 class Issuer:
-    def __init__(self, keys=None, port=0, slash=False):
+    """`listening`: else it has its port, and refuses connections, until serve() is called."""
+
+    def __init__(self, keys=None, slash=False, listening=True):
         self.keys = keys if keys is not None else [Key("RSA", "rsa-1")]
         self.mode = {}  # path -> function(handler) that answers instead
         self.requests = []
@@ -114,18 +116,26 @@ class Issuer:
             def log_message(self, *_):
                 pass
 
-        self.server = http.server.ThreadingHTTPServer(("127.0.0.1", port), Handler)
+        self.server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler, bind_and_activate=False)
         self.server.daemon_threads = True
+        self.server.server_bind()
         self.port = self.server.server_port
         self.base = f"http://127.0.0.1:{self.port}"
         self.url = self.base + ("/" if slash else "")
-        threading.Thread(target=self.server.serve_forever, args=(0.05,), daemon=True).start()
+        self.thread = threading.Thread(target=self.server.serve_forever, args=(0.05,), daemon=True)
+        if listening:
+            self.serve()
+
+    def serve(self):
+        self.server.server_activate()
+        self.thread.start()
 
     def fetches(self, path="/keys"):
         return self.requests.count(path)
 
     def close(self):
-        self.server.shutdown()
+        if self.thread.is_alive():
+            self.server.shutdown()
         self.server.server_close()
 
     def __enter__(self):
@@ -137,7 +147,7 @@ class Issuer:
     def claims(self, sub="ana", **changes):
         now = int(time.time())
         out = {"iss": self.url, "aud": AUDIENCE, "sub": sub, "email": f"{sub}@example.org", "name": sub.capitalize(),
-               "iat": now, "exp": now + 600, **changes}
+               "iat": now, "exp": now + 3600, **changes}
         return {name: value for name, value in out.items() if value is not None}
 
     def token(self, sub="ana", key=None, header=None, alg=None, **changes):

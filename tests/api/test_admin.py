@@ -2,7 +2,7 @@
 
 import pytest
 
-from harness import Router, error_of
+from harness import Router, error_of, wait_for
 
 API = "/api/v1"
 
@@ -14,9 +14,19 @@ def own():
 
 
 def make(client, name, **body):
+    """A sandbox in Error: its template does not exist."""
     answer = client.post(API + "/sandboxes", json={"name": name, "template": "no-such-template", **body})
     assert answer.status_code == 201, answer.text
-    return f"{API}/sandboxes/{name}"
+    path, params = f"{API}/sandboxes/{name}", {"namespace": body.get("namespace", "default")}
+    wait_for(lambda: client.get(path, params=params).json()["status"] == "Error")
+    return path
+
+
+@pytest.fixture(autouse=True)
+def nothing_left(own):
+    """Each test counts all that is there."""
+    yield
+    own.delete_all()
 
 
 def test_2_17_sandboxes_with_their_keys(own):

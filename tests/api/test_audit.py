@@ -22,7 +22,8 @@ def entries(admin, **params):
 
 
 def one(admin, request_id, **params):
-    found = entries(admin, requestId=request_id, **params)
+    """What streams is recorded at its end, which its client may see before."""
+    found = wait_for(lambda: entries(admin, requestId=request_id, **params), what=f"the entry of {request_id}")
     assert len(found) == 1, found
     return found[0]
 
@@ -298,9 +299,12 @@ def test_8_1_queries_of_a_hundred_thousand_entries_are_quick(filled):
     """Generous bounds: a scan of everything with sanitizers takes far longer than an index."""
     for params in ({"limit": 100}, {"actor": "user-3", "limit": 100}, {"sandbox": "box-7", "limit": 100}, {"requestId": "req-5"},
                    {"since": "2020-01-01T00:00:00Z", "limit": 100}):
-        begin = time.monotonic()
-        entries(filled, **params)
-        assert time.monotonic() - begin < 1.0, params
+        taken = []
+        for _ in range(5):  # what else the machine does may hold some of them up
+            begin = time.monotonic()
+            entries(filled, **params)
+            taken.append(time.monotonic() - begin)
+        assert min(taken) < 1.0, (params, taken)
 
 
 # ---- durability ----
@@ -310,7 +314,13 @@ def ids_in(router):
         return {row[0] for row in db.execute("SELECT request_id FROM audit_events")}
 
 
-MOMENT = 0.5  # HISTORY_WINDOW_MS, on a machine five times slower
+def waiting(router):
+    """How many entries are not on disk yet."""
+    with router.anonymous() as client:
+        return int(re.search(r"^agenttier_history_waiting (\d+)", client.get("/metrics").text, re.M)[1])
+
+
+MOMENT = 3  # HISTORY_WINDOW_MS, on a machine that does much else and whose disk does, too
 
 
 def test_W93_kill_loses_nothing_that_was_answered_a_moment_ago():
@@ -325,7 +335,7 @@ def test_W93_kill_loses_nothing_that_was_answered_a_moment_ago():
                         sent.append(rid)
         with concurrent.futures.ThreadPoolExecutor(4) as pool:
             list(pool.map(work, range(4)))
-        time.sleep(MOMENT)
+        wait_for(lambda: waiting(router) == 0, MOMENT, 0.01, "the end of what waits")
         router.kill()
         assert len(sent) == 160 and set(sent) <= ids_in(router)
         router.restart()
@@ -352,13 +362,16 @@ def test_W93_kill_under_load_leaves_a_sound_file():
         with concurrent.futures.ThreadPoolExecutor(4) as pool:
             runs = [pool.submit(work, n) for n in range(4)]
             wait_for(lambda: len(answered) > 100 and time.monotonic() > answered[0][0] + 2 * MOMENT, 100, what="answers")
+            asked = time.monotonic()
+            late = waiting(router)
             killed = time.monotonic()
             router.kill()
             for run in runs:
                 run.result()
         there = ids_in(router)
-        lost = [rid for at, rid in answered if at < killed - MOMENT and rid not in there]
-        assert not lost, lost[:10]
+        lost = [(at, rid) for at, rid in answered if at < asked and rid not in there]
+        assert len(lost) <= late, (late, lost[:10])  # no more than was said to wait
+        assert not [rid for at, rid in lost if at < killed - MOMENT], lost[:10]
         with sqlite3.connect(router.state_dir / "history.db") as db:
             assert db.execute("PRAGMA integrity_check").fetchone() == ("ok",)
         router.restart()
@@ -378,18 +391,20 @@ def test_W93_sigterm_loses_nothing():
 def test_W93_a_disk_that_waits_delays_no_answer():
     """Another process holds the file: answers go on, entries wait and arrive."""
     with Router(keys=("admin",)) as router, router.client("admin") as client:
-        client.delete(API + "/governance/policies/none", headers={"X-Request-ID": "before"})
-        wait_for(lambda: "before" in ids_in(router))
-        other = sqlite3.connect(router.state_dir / "history.db", isolation_level=None)
+        def fifty(name):
+            """The seconds that so many answers take."""
+            begin = time.monotonic()
+            for i in range(50):
+                assert client.delete(API + "/governance/policies/none", headers={"X-Request-ID": f"{name}-{i}"}).status_code == 204
+            return time.monotonic() - begin
+        usual = fifty("before")
+        wait_for(lambda: waiting(router) == 0)
+        other = sqlite3.connect(router.state_dir / "history.db", isolation_level=None, timeout=60)
         other.execute("BEGIN IMMEDIATE")
-        begin = time.monotonic()
-        for i in range(50):
-            assert client.delete(API + "/governance/policies/none", headers={"X-Request-ID": f"held-{i}"}).status_code == 204
-        assert time.monotonic() - begin < 5
-        metrics = client.get("/metrics").text
-        assert int(re.search(r"^agenttier_history_waiting (\d+)", metrics, re.M)[1]) >= 50
+        assert fifty("held") < 5 + 5 * usual
+        assert waiting(router) >= 50
         other.execute("ROLLBACK")
-        wait_for(lambda: {f"held-{i}" for i in range(50)} <= ids_in(router), 30)
+        wait_for(lambda: {f"held-{i}" for i in range(50)} <= ids_in(router))
         assert re.search(r"^agenttier_history_dropped_total 0$", client.get("/metrics").text, re.M)
 
 
@@ -446,7 +461,7 @@ def test_16_retention_by_age_and_size():
                 db.execute("INSERT INTO audit_events (ts, actor, request_id) VALUES (?, 'ana', ?)", (stamp, f"age-{days}"))
                 db.execute("INSERT INTO sandbox_events (ts, reason, event_key) VALUES (?, 'Running', ?)", (stamp, f"age-{days}"))
         router.restart()
-        wait_for(lambda: not {"age-2", "age-40"} & ids_in(router), 20)
+        wait_for(lambda: not {"age-2", "age-40"} & ids_in(router))
         assert "age-0.5" in ids_in(router)
         router.terminate()
         with sqlite3.connect(router.state_dir / "history.db") as db:
@@ -455,8 +470,8 @@ def test_16_retention_by_age_and_size():
                             for i in range(10000)))
         router.flags.append("--history-max-size=4Mi")
         router.restart()
-        wait_for(lambda: "size-0" not in ids_in(router), 20)
-        left = wait_for(lambda: len(i := ids_in(router)) < 5000 and i, 20)
+        wait_for(lambda: "size-0" not in ids_in(router))
+        left = wait_for(lambda: len(i := ids_in(router)) < 5000 and i)
         assert "size-9999" in left
 
 

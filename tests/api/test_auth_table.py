@@ -141,7 +141,7 @@ def test_W48_every_operation_that_changes_something_has_an_audit_action(document
     assert not missing, missing
 
 
-# The target's template does not exist: it is in Error at once, so nothing that is allowed does anything.
+# The target's template does not exist: it is in Error, so nothing that is allowed does anything.
 @pytest.fixture(scope="module")
 def target(keyed):
     names = itertools.count()
@@ -149,6 +149,7 @@ def target(keyed):
         def make(name):
             answer = client.post(API + "/sandboxes", json={"name": name, "template": "no-such-template"})
             assert answer.status_code == 201, answer.text
+            wait_for(lambda: client.get(API + "/sandboxes/" + name).json()["status"] == "Error", interval=0.01)
         make("table-target")
         make("table-other")
 
@@ -201,7 +202,12 @@ def credentials(keyed, target):
         }
         for group in GROUPS:
             kinds["scoped " + group] = header(mint(sandboxId="table-target", scopes=[group])["key"])
-    time.sleep(1.2)
+    with keyed.anonymous() as client:
+        def answers(credential, status):
+            wait_for(lambda: client.get(API + "/user/me", headers=kinds[credential]).status_code == status, what=f"{credential}: {status}")
+        answers("expired", 401)
+        answers("guest viewer", 200)  # made by another process: known in a moment
+        answers("guest collaborator", 200)
     return kinds
 
 
@@ -321,8 +327,8 @@ def test_S10_scoped_key_never_says_whether_another_sandbox_exists(keyed, credent
 def test_W74_scoped_key_dies_with_its_sandbox(keyed, u1):
     """Bound to the sandbox, not to its name."""
     def create():
-        wait_for(lambda: u1.post(API + "/sandboxes", json={"name": "table-reborn", "template": TEMPLATE}).status_code == 201, 20)
-        wait_for(lambda: u1.get(API + "/sandboxes/table-reborn").json()["status"] == "Running", 20)
+        wait_for(lambda: u1.post(API + "/sandboxes", json={"name": "table-reborn", "template": TEMPLATE}).status_code == 201)
+        wait_for(lambda: u1.get(API + "/sandboxes/table-reborn").json()["status"] == "Running", 120)
     create()
     key = u1.post(API + "/user/api-keys", json={"sandboxId": "table-reborn"}).json()["key"]
     with keyed.client(key) as scoped:

@@ -50,13 +50,15 @@ def test_1_2_W58_wrong_method_is_405_with_allow(u1, method, path, allowed):
 
 def test_1_2_head_answers_as_get_without_a_body(keyed, u1):
     for path in ("/healthz", API + "/health", API + "/sandboxes", API + "/templates", API + "/user/me"):
-        full = u1.get(path)
-        assert full.status_code == 200
-        answer = u1.head(path)
-        assert answer.status_code == 200, path
-        assert answer.content == b""
-        assert answer.headers["Content-Type"] == full.headers["Content-Type"]
-        assert answer.headers["Content-Length"] == full.headers["Content-Length"], path
+        def same(path=path):
+            full = u1.get(path)
+            assert full.status_code == 200
+            answer = u1.head(path)
+            assert answer.status_code == 200, path
+            assert answer.content == b""
+            assert answer.headers["Content-Type"] == full.headers["Content-Type"]
+            return answer.headers["Content-Length"] == full.headers["Content-Length"]
+        wait_for(same, what=f"the same length of {path}")  # earlier tests' sandboxes may be on their way out of a list
     assert u1.head(API + "/nope").status_code == 404
     # nothing of a body reaches the wire, on the same connection
     with Raw(keyed) as raw:
@@ -180,12 +182,12 @@ def test_1_2_options_on_any_path(keyed, box):
 # ---- 1.11 rate limits ----
 
 def until_refused(client, most=2000):
-    """Calls until one is refused; that answer, the number of those before, and the seconds that it all took."""
-    started = time.monotonic()
+    """Calls until one is refused; that answer, the number of those before, and when the refused one was sent."""
     for passed in range(most):
+        sent = time.monotonic()
         answer = client.get(API + "/user/me")
         if answer.status_code == 429:
-            return answer, passed, time.monotonic() - started
+            return answer, passed, sent
         assert answer.status_code == 200
     raise AssertionError(f"{most} calls passed")
 
@@ -193,19 +195,19 @@ def until_refused(client, most=2000):
 def test_1_11_vector_70_per_ip_rate():
     """A burst of 30, then one a second, however fast this machine is."""
     with Router("--ratelimit-per-ip-rate=1", keys=("admin",)) as router, router.client("admin") as client:
-        refused, passed, elapsed = until_refused(client)
-        assert 30 <= passed <= 31 + elapsed
+        started = time.monotonic()
+        refused, passed, sent = until_refused(client)
+        assert 30 <= passed <= 31 + time.monotonic() - started
         body = error_of(refused, 429)
         assert body["error"] == "rate_limited" and isinstance(body["message"], str)
         assert body["retryAfter"] == int(refused.headers["Retry-After"]) >= 1
         for path in ("/healthz", "/readyz", "/metrics"):
             assert client.get(path).status_code == 200  # exempt
         time.sleep(1.5)  # one token comes back
-        _, passed, elapsed = until_refused(client)
-        assert 1 <= passed <= 3 + elapsed
+        _, passed, _ = until_refused(client)
+        assert 1 <= passed <= 1 + time.monotonic() - sent  # less than one was left
         with router.anonymous() as nobody:  # before authentication
             wait_for(lambda: nobody.get(API + "/user/me").status_code == 429, what="429 without a key")
-        time.sleep(2)
 
 
 def head_of(router, path, key=None):
@@ -216,8 +218,9 @@ def head_of(router, path, key=None):
 def test_1_11_per_user_rate():
     with Router("--ratelimit-per-user-rate=1", keys=("u1", "u2", "admin")) as router:
         with router.client("u1") as client, router.client("u2") as other:
-            _, passed, elapsed = until_refused(client)
-            assert 100 <= passed <= 101 + elapsed
+            started = time.monotonic()
+            _, passed, _ = until_refused(client)
+            assert 100 <= passed <= 101 + time.monotonic() - started
             assert other.get(API + "/user/me").status_code == 200  # not of another user
 
 
@@ -440,7 +443,7 @@ def test_openapi_document_is_valid_3_1(keyed):
 
 # ---- 6.1 flags, 1.13 shutdown ----
 
-def run(*arguments, timeout=20, env=None):
+def run(*arguments, timeout=120, env=None):
     return subprocess.run([*harness.WRAP, str(BINARY), *arguments], capture_output=True, text=True, timeout=timeout,
                           env=clean_environment(**(env or {})), check=False)
 
@@ -514,26 +517,32 @@ def test_1_13_W61_sigterm_drains(fresh):
     results = {}
 
     def long_exec():
-        results["exec"] = box.post("/exec", json={"command": "sleep 3; echo done"})
+        with router.client("admin") as client:
+            results["exec"] = client.post(box.base + "/exec", json={"command": "touch /workspace/began; sleep 8; echo done"})
 
     thread = threading.Thread(target=long_exec)
     thread.start()
     idle = Raw(router)
     idle.send(head_of(router, "/healthz"))
     assert idle.response()[0] == 200
-    time.sleep(1)
+    wait_for(lambda: box.get("/files/workspace/began").status_code == 200, interval=0.01, what="the command")
     started = time.monotonic()
     router.process.send_signal(signal.SIGTERM)
-    time.sleep(0.3)
-    with pytest.raises((httpx.HTTPError, AssertionError)):
-        # refused at the door, or told to go away on a connection that is still accepted
-        assert httpx.get(router.url + "/readyz", timeout=2).status_code == 200
-    thread.join(20)
+
+    def turned_away():
+        """At the door, or told to go away on a connection that is still accepted."""
+        try:
+            return httpx.get(router.url + "/readyz", timeout=30, trust_env=False).status_code != 200
+        except httpx.HTTPError:
+            return True
+    wait_for(turned_away, what="the end of new requests")
+    assert "exec" not in results, "while a command runs"
+    thread.join(60)
     assert results["exec"].status_code == 200
     assert results["exec"].json()["stdout"] == "done\n"
-    status = router.process.wait(30)
+    status = router.process.wait(60)
     assert status == 0
-    assert time.monotonic() - started < 15, "idle connections must not hold the end up"
+    assert time.monotonic() - started < 25, "idle connections must not hold the end up: a drain may take 30 s"
     idle.socket.close()
     harness.running.remove(router)
     router.start()  # the sandbox lived on; now everything is cleaned up
@@ -544,5 +553,5 @@ def test_1_13_idle_router_ends_at_once(fresh):
     router = Router(dev_auth=True).start()
     started = time.monotonic()
     assert router.terminate() == 0
-    assert time.monotonic() - started < 15  # a drain may take 30 s
+    assert time.monotonic() - started < 25  # a drain may take 30 s
     router.stop()

@@ -139,8 +139,12 @@ def test_S18_an_upload_with_a_malformed_chunk_leaves_no_file(keyed, box):
         wire.send(piece * 3)
         wire.send(b"10000\nabc")
         ours(wire.response())
-        listed = client.get(box.base + "/files/", params={"path": "/workspace"}).json()["entries"]
-        assert "chunks" not in [e["name"] for e in listed] and not [e for e in listed if e["size"] >= MiB]
+
+        def listed():
+            entries = client.get(box.base + "/files/", params={"path": "/workspace"}).json()["entries"]
+            assert "chunks" not in [e["name"] for e in entries]
+            return entries
+        wait_for(lambda: not [e for e in listed() if e["size"] >= MiB], what="the end of what was written of it")
 
 
 def test_M4_bare_lf_lines(wire):

@@ -48,7 +48,7 @@ def templates(admin, fresh):
         return name
     yield make
     for name in reversed(made):  # children before their parents
-        wait_for(lambda: admin.delete(f"{API}/templates/{name}").status_code in (204, 404), 20)
+        wait_for(lambda: admin.delete(f"{API}/templates/{name}").status_code in (204, 404))
 
 
 def put(admin, scope, policy):
@@ -367,7 +367,7 @@ def test_W48_a_refusal_by_policy_is_in_the_history(u1, admin, namespace):
     answer = u1.post(API + "/sandboxes", headers={"X-Request-ID": namespace},
                      json={"name": "refused", "namespace": namespace, "template": "t", "timeout": "2h"})
     assert codes(answer) == ["template_not_allowed", "timeout_exceeded"]
-    (entry,) = admin.get(API + "/audit/events", params={"requestId": namespace}).json()["events"]
+    (entry,) = wait_for(lambda: admin.get(API + "/audit/events", params={"requestId": namespace}).json()["events"])
     assert (entry["eventType"], entry["sandboxId"], entry["namespace"]) == ("create", "refused", namespace)
     assert entry["details"]["violations"] == ["template_not_allowed", "timeout_exceeded"]
     assert (entry["details"]["code"], entry["details"]["outcome"]) == ("policy_violation", "denied")

@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import time
 
 import pytest
 
@@ -15,14 +16,22 @@ def statuses(client, count, path=ME, **options):
     return [client.get(path, **options).status_code for _ in range(count)]
 
 
+def until_refused(client, left, rate):
+    """The first answer 429: after the calls that are left, and one for what comes back meanwhile at `rate` a second."""
+    began, passed = time.monotonic(), 0
+    while (answer := client.get(ME)).status_code != 429:
+        passed += 1
+        assert passed <= left + 1 + (time.monotonic() - began) * rate, "not limited"
+    assert passed >= left
+    return answer
+
+
 def test_1_11_per_user_and_headers():
     with Router("--ratelimit-per-user-rate=0.5", keys=("u1", "u2")) as router, router.client("u1") as u1, router.client("u2") as u2:
         first = u1.get(ME)
         assert (first.headers["RateLimit-Limit"], first.headers["RateLimit-Remaining"]) == ("100", "99")
         assert 1 <= int(first.headers["RateLimit-Reset"]) <= 3
-        got = statuses(u1, 105)
-        assert got[:99] == [200] * 99 and 429 in got
-        answer = u1.get(ME)
+        answer = until_refused(u1, 99, 0.5)
         body = error_of(answer, 429)
         assert body["error"] == "rate_limited" and body["retryAfter"] == int(answer.headers["Retry-After"]) >= 1
         assert answer.headers["RateLimit-Remaining"] == "0"
@@ -31,7 +40,7 @@ def test_1_11_per_user_and_headers():
 
 
 def test_1_11_bulk_costs_its_items():
-    with Router("--ratelimit-per-user-rate=0.01", keys=("u1",)) as router, router.client("u1") as u1:
+    with Router("--ratelimit-per-user-rate=0.001", keys=("u1",)) as router, router.client("u1") as u1:
         answer = u1.post(API + "/sandboxes/bulk-action", json={"action": "stop", "ids": [f"x{n}" for n in range(60)]})
         assert answer.status_code == 200, answer.text
         assert u1.get(ME).headers["RateLimit-Remaining"] == "39"
@@ -39,7 +48,7 @@ def test_1_11_bulk_costs_its_items():
 
 
 def test_1_11_expensive_routes_have_a_bucket_of_their_own():
-    with Router("--ratelimit-expensive-rate=0.01", keys=("u1", "u2")) as router, router.client("u1") as u1, router.client("u2") as u2:
+    with Router("--ratelimit-expensive-rate=0.001", keys=("u1", "u2")) as router, router.client("u1") as u1, router.client("u2") as u2:
         got = [u1.post(API + "/sandboxes", json={"name": "BAD NAME"}).status_code for _ in range(22)]
         assert got == [400] * 20 + [429] * 2
         assert u1.get(ME).status_code == 200
@@ -48,16 +57,13 @@ def test_1_11_expensive_routes_have_a_bucket_of_their_own():
 
 def test_vector_70_per_ip():
     with Router("--ratelimit-per-ip-rate=1", keys=("u1",)) as router, router.anonymous() as client:
-        got = statuses(client, 40)
-        assert got[:30] == [401] * 30 and 429 in got
-        answer = next(a for a in (client.get(ME) for _ in range(3)) if a.status_code == 429)
-        assert int(answer.headers["Retry-After"]) >= 1
+        assert int(until_refused(client, 30, 1).headers["Retry-After"]) >= 1
 
 
 def test_W58_paths_without_a_route_are_limited_too_and_probes_are_not():
-    with Router("--ratelimit-per-ip-rate=0.1") as router, router.anonymous() as client:
+    with Router("--ratelimit-per-ip-rate=0.001") as router, router.anonymous() as client:
         got = [client.get(path).status_code for path in (API + "/nope", "/nope", API + "/user/me/") * 14]
-        assert got[:30] == [404] * 30 and 429 in got[30:34], got
+        assert got == [404] * 30 + [429] * 12, got
         error_of(client.delete(API + "/user/me"), 429)  # 405 otherwise
         error_of(client.get(ME), 429)
         for path in ("/healthz", "/readyz", "/metrics"):
@@ -68,7 +74,7 @@ def test_S20_W42_only_a_trusted_proxy_speaks_for_others():
     def spend(router, **headers):
         with router.anonymous(headers=headers) as client:
             return statuses(client, 31).count(429)
-    with Router("--ratelimit-per-ip-rate=0.01", "--trusted-proxies=127.0.0.1, 10.0.0.0/8", keys=("u1",)) as router:
+    with Router("--ratelimit-per-ip-rate=0.001", "--trusted-proxies=127.0.0.1, 10.0.0.0/8", keys=("u1",)) as router:
         assert spend(router, **{"X-Forwarded-For": "203.0.113.1"}) == 1
         assert spend(router, **{"X-Forwarded-For": "203.0.113.2"}) == 1  # another client, another bucket
         # What the client made up stands on the left and changes nothing.
@@ -84,7 +90,7 @@ def test_S20_W42_only_a_trusted_proxy_speaks_for_others():
             raw.send(f"GET {ME} HTTP/1.1\r\nHost: x\r\nX-Forwarded-For: 198.51.100.77\r\nX-Forwarded-For: 203.0.113.1\r\n\r\n")
             assert raw.response()[0] == 429
         assert '"remote_addr":"203.0.113.1"' in router.log.read_text().replace(": ", ":") or "203.0.113.1" in router.log.read_text()
-    with Router("--ratelimit-per-ip-rate=0.01", keys=("u1",)) as router:
+    with Router("--ratelimit-per-ip-rate=0.001", keys=("u1",)) as router:
         assert spend(router, **{"X-Forwarded-For": "203.0.113.1"}) == 1
         assert spend(router, **{"X-Forwarded-For": "203.0.113.2"}) == 31
 
@@ -104,7 +110,7 @@ def test_S20_a_proxy_that_is_not_trusted_is_named_once():
 
 def test_S20_a_client_cannot_have_headers_removed():
     """Connection: X-Forwarded-For names a header of the proxy's; it counts all the same."""
-    with Router("--ratelimit-per-ip-rate=0.01", "--trusted-proxies=127.0.0.1", keys=("u1",)) as router:
+    with Router("--ratelimit-per-ip-rate=0.001", "--trusted-proxies=127.0.0.1", keys=("u1",)) as router:
         with Raw(router) as raw:
             seen = []
             for _ in range(32):
@@ -120,7 +126,7 @@ def test_S20_networks_that_are_none_are_refused(value):
     import subprocess
     from harness import BINARY, WRAP, clean_environment
     done = subprocess.run([*WRAP, str(BINARY), "--backend=local", "--state-dir=/tmp/at-never", f"--trusted-proxies={value}"],
-                          capture_output=True, text=True, timeout=30, env=clean_environment(), check=False)
+                          capture_output=True, text=True, timeout=120, env=clean_environment(), check=False)
     assert done.returncode == 2 and "--trusted-proxies" in done.stderr
 
 
@@ -255,7 +261,7 @@ def test_S26_large_bodies_share_a_budget_and_small_ones_go_on(keyed, u1):
         for _ in range(32):
             one_more()
         # What is asked here may take the place of one whose bytes are still on their way: then that one is refused.
-        wait_for(lambda: another() == 503 or one_more(), what="the end of the budget")
+        wait_for(lambda: another() == 503 or one_more(), timeout=300, what="the end of the budget")
         assert u1.get(ME).status_code == 200
         assert u1.put(API + "/user/preferences", json={"a": "x" * 60000}).status_code == 200
-    wait_for(lambda: another() == 400, what="room again")
+    wait_for(lambda: another() == 400, timeout=300, what="room again")

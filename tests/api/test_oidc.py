@@ -3,11 +3,12 @@
 import base64
 import json
 import subprocess
+import threading
 import time
 
 import pytest
 
-from harness import BINARY, WRAP, Router, clean_environment, error_of, free_port, wait_for
+from harness import BINARY, WRAP, Raw, Router, clean_environment, error_of, wait_for
 from issuer import AUDIENCE, Issuer, Key, b64, encode, hmac_token
 
 API = "/api/v1"
@@ -217,12 +218,12 @@ def test_S06_audience_may_be_a_list(router, issuer):
 
 
 def test_S06_flood_of_unknown_kids_makes_no_flood_of_fetches(router, issuer):
-    before = issuer.fetches()
+    before, began = issuer.fetches(), time.monotonic()
     with router.anonymous() as client:
         for n in range(120):
             answer = client.get(ME, headers={"Authorization": "Bearer " + issuer.token(header={"kid": f"unknown-{n}"})})
             assert answer.status_code == 401, answer.text
-    assert issuer.fetches() - before <= 2
+    assert issuer.fetches() - before <= 2 + (time.monotonic() - began) // 10  # one in ten seconds, and the regular one
     assert me(router, issuer.token()).status_code == 200
 
 
@@ -237,10 +238,12 @@ def test_W25_unverified_email_opens_nothing(router, issuer):
 
 
 def test_3_4_token_ends_while_it_is_remembered(router, issuer):
-    token = issuer.token("short", exp=int(time.time()) - 57)  # ends with the leeway, in three seconds
-    assert me(router, token).status_code == 200
-    assert me(router, token).status_code == 200
-    wait_for(lambda: me(router, token).status_code == 401, 10, 0.2, "end of the token")
+    end = int(time.time()) + 6
+    token = issuer.token("short", exp=end - 60)  # ends with the leeway, in six seconds
+    for _ in range(2):
+        assert me(router, token).status_code == 200
+    wait_for(lambda: me(router, token).status_code == 401, 16, 0.2, "end of the token")
+    assert time.time() > end
 
 
 # ---- S7: keys ----
@@ -254,27 +257,17 @@ def hang(handler):
 
 
 def test_vector_66_W23_issuer_unreachable_at_start(issuer):
-    port = free_port()
-    late = None
-    with Router(f"--oidc-issuer=http://127.0.0.1:{port}", f"--oidc-client-id={AUDIENCE}", keys=("u1",)) as router:
-        try:
-            with router.client("u1") as client:
-                assert client.get(ME).status_code == 200
-                ready = client.get("/readyz")
-                assert ready.status_code == 200 and "no signing keys" in ready.text
-                assert f'agenttier_oidc_keys{{issuer="http://127.0.0.1:{port}"}} 0' in client.get("/metrics").text
-            stranger = Issuer(issuer.keys)
-            stranger.url = f"http://127.0.0.1:{port}"
-            token = stranger.token("ana")
-            stranger.close()
-            refused(router, token)
-            late = Issuer(issuer.keys, port=port)
-            wait_for(lambda: me(router, token).status_code == 200, 30, 0.2, "recovery")
-            with router.anonymous() as client:
-                assert client.get("/readyz").text == "ok"
-        finally:
-            if late:
-                late.close()
+    with Issuer(issuer.keys, listening=False) as late, Router(*flags(late), keys=("u1",)) as router:
+        with router.client("u1") as client:
+            assert client.get(ME).status_code == 200
+            ready = client.get("/readyz")
+            assert ready.status_code == 200 and "no signing keys" in ready.text
+            assert f'agenttier_oidc_keys{{issuer="{late.url}"}} 0' in client.get("/metrics").text
+        token = late.token("ana")
+        refused(router, token)
+        late.serve()
+        wait_for(lambda: me(router, token).status_code == 200, 90, 0.2, "recovery")  # 30 s between two attempts at most
+        loaded(router)
 
 
 ANSWERS = {
@@ -303,7 +296,9 @@ def test_S07_old_keys_survive_a_failed_refresh(name):
         assert me(router, issuer.token("ana")).status_code == 200
         with router.anonymous() as client:
             wait_for(lambda: "could not be confirmed" in client.get("/readyz").text, what="readiness detail")
-            assert 'agenttier_oidc_refresh_failures_total{issuer="%s"} 0' % issuer.url not in client.get("/metrics").text
+            metrics = client.get("/metrics").text
+            assert 'agenttier_oidc_refresh_failures_total{issuer="%s"} ' % issuer.url in metrics
+            assert 'agenttier_oidc_refresh_failures_total{issuer="%s"} 0' % issuer.url not in metrics
 
 
 @pytest.mark.tsan
@@ -322,18 +317,21 @@ def test_W24_a_new_key_is_taken_at_once_and_an_old_one_dropped():
 def test_S07_a_slow_issuer_delays_nobody_else():
     with Issuer() as issuer, Router(*flags(issuer), "--threads=1", keys=("u1",)) as router, router.client("u1") as client:
         loaded(router)
-        issuer.mode[KEYS] = hang
-        import threading
+        before, go_on = issuer.fetches(), threading.Event()
+        issuer.mode[KEYS] = lambda handler: go_on.wait(60)
         answers = []
         threads = [threading.Thread(target=lambda n=n: answers.append(me(router, issuer.token(header={"kid": f"x{n}"})).status_code)) for n in range(20)]
         for thread in threads:
             thread.start()
-        time.sleep(0.3)
-        for _ in range(20):
-            started = time.monotonic()
+        wait_for(lambda: issuer.fetches() > before, interval=0.005, what="the question for keys")
+        # They wait for five seconds; who waited with them would have one answer in that time.
+        served = 0
+        while served < 20 and not answers:
             assert client.get(ME).status_code == 200
             assert client.post(API + "/user/api-keys", json={}).status_code == 201  # a worker is free too
-            assert time.monotonic() - started < 1.5
+            served += 1
+        assert served > 2
+        go_on.set()
         for thread in threads:
             thread.join()
         assert set(answers) == {401}
@@ -342,7 +340,6 @@ def test_S07_a_slow_issuer_delays_nobody_else():
 @pytest.mark.tsan
 def test_S07_client_goes_away_while_its_token_is_checked():
     """And the Router ends cleanly with such checks under way."""
-    from harness import Raw
     with Issuer() as issuer, Router(*flags(issuer), keys=("u1",)) as router:
         loaded(router)
         issuer.mode[KEYS] = hang
@@ -401,13 +398,13 @@ def test_3_4_no_client_id_accepts_nothing(issuer):
                                  "http://localhost.evil.example", "https://x.example/?a=b"])
 def test_S07_keys_come_over_https_or_from_this_machine(url):
     done = subprocess.run([*WRAP, str(BINARY), "--backend=local", "--state-dir=/tmp/at-oidc-never", f"--oidc-issuer={url}", "--oidc-client-id=x",
-                           "--listen-addr=127.0.0.1:0"], capture_output=True, text=True, timeout=30, env=clean_environment(), check=False)
+                           "--listen-addr=127.0.0.1:0"], capture_output=True, text=True, timeout=120, env=clean_environment(), check=False)
     assert done.returncode == 2 and "--oidc-issuer" in done.stderr, (done.returncode, done.stderr)
 
 
 def test_S07_certificates_that_cannot_be_read(issuer):
     done = subprocess.run([*WRAP, str(BINARY), "--backend=local", "--state-dir=/tmp/at-oidc-never", *flags(issuer, "--oidc-ca-file=/no/such/file"),
-                           "--listen-addr=127.0.0.1:0"], capture_output=True, text=True, timeout=30, env=clean_environment(), check=False)
+                           "--listen-addr=127.0.0.1:0"], capture_output=True, text=True, timeout=120, env=clean_environment(), check=False)
     assert done.returncode == 2 and "--oidc-ca-file" in done.stderr, (done.returncode, done.stderr)
 
 
@@ -467,26 +464,25 @@ while True:
 
 @pytest.mark.parametrize("kind", ["revoked key", "expired key", "token"])
 def test_W53_open_connections_end_with_their_credential(router, issuer, kind):
-    from harness import Raw
     box = router.sandbox("w53-" + kind.replace(" ", "-"), key="u1")
     app = box.server(ECHO, 8078)
     with router.client("u1") as u1:
         revoke = lambda: None  # noqa: E731
         if kind == "token":
-            header = "Authorization: Bearer " + issuer.token("u1", exp=int(time.time()) - 54)  # six seconds, with the leeway
+            header = "Authorization: Bearer " + issuer.token("u1", exp=int(time.time()) - 50)  # ten seconds, with the leeway
         else:
-            made = u1.post(API + "/user/api-keys", json={"expiresIn": "5s"} if kind == "expired key" else {}).json()
+            made = u1.post(API + "/user/api-keys", json={"expiresIn": "10s"} if kind == "expired key" else {}).json()
             header = "X-API-Key: " + made["key"]
             if kind == "revoked key":
                 revoke = lambda: u1.delete(f"{API}/user/api-keys/{made['id']}")  # noqa: E731
-        with Raw(router, timeout=20) as ours, Raw(router, timeout=20) as other:
+        with Raw(router) as ours, Raw(router) as other:
             for raw_, line in ((ours, header), (other, "X-API-Key: " + router.keys["u1"])):
                 raw_.send(f"GET {app}/ HTTP/1.1\r\nHost: x\r\n{line}\r\nConnection: Upgrade\r\nUpgrade: echo\r\n\r\n")
                 assert raw_.response()[0] == 101
                 raw_.send(b"ping")
                 assert raw_._receive() == b"ping"
             revoke()
-            assert ours.closed(12)
+            assert ours.closed(12 if kind == "revoked key" else 17)  # seven seconds after its end
             other.send(b"still here")
             assert other._receive() == b"still here"
     box.remove()
@@ -494,10 +490,11 @@ def test_W53_open_connections_end_with_their_credential(router, issuer, kind):
 
 def test_W53_a_command_outlives_the_token_that_began_it(router, issuer):
     box = router.sandbox("w53-command", key="u1")
-    token = issuer.token("u1", exp=int(time.time()) - 57)
+    end = int(time.time()) + 6
+    token = issuer.token("u1", exp=end - 60)
     with router.anonymous(headers={"Authorization": "Bearer " + token}) as client:
-        answer = client.post(box.base + "/exec", json={"command": "sleep 6; echo done"})
-        assert (answer.status_code, answer.json()["stdout"]) == (200, "done\n")
+        answer = client.post(box.base + "/exec", json={"command": "sleep 9; echo done"})
+        assert time.time() > end + 1 and (answer.status_code, answer.json()["stdout"]) == (200, "done\n")
         error_of(client.get(box.base), 401)
     box.remove()
 

@@ -1,5 +1,6 @@
 """Sharing: users, groups, links, levels (http-api.md 2.13, 3.8; S30, W-13, W-33, W-47, W-84)."""
 
+import calendar
 import concurrent.futures
 import json
 import sqlite3
@@ -30,7 +31,7 @@ class App(http.server.BaseHTTPRequestHandler):
         self.send_response(200)
         self.send_header("Connection", "close")
         self.end_headers()
-        for _ in range(300):
+        for _ in range(3000):
             self.wfile.write(b"tick\\n")
             time.sleep(0.1)
 class Server(socketserver.ThreadingMixIn, http.server.HTTPServer):
@@ -297,12 +298,13 @@ def test_W47_guest_list_shows_the_role(own, shared):
 
     with own.client("vera") as vera:
         mine = make(vera, "veras")
-    assert listed("vera") == {"veras": None}
+    # Earlier tests' may still be on their way out.
+    wait_for(lambda: listed("vera") == {"veras": None})
+    wait_for(lambda: listed("u1", shared="true") == {"shared": "owner"})
     assert listed("vera", shared="true") == {"shared": "viewer", "veras": "owner"}
     assert listed("vera", shared="true", status="Running") == {"shared": "viewer"}
     assert listed("carl", shared="true") == {"shared": "collaborator"}
     assert listed("u2", shared="true") == {}
-    assert listed("u1", shared="true") == {"shared": "owner"}
     assert listed("admin", shared="true")["shared"] == "admin"
     with own.client("vera") as vera:
         assert vera.get(shared.base).json()["role"] == "viewer"
@@ -346,21 +348,21 @@ def test_S30_W53_revoking_ends_running_streams(own, shared):
         def command(user):
             with own.client(user) as client:
                 try:
-                    return client.post(shared.base + "/exec", json={"command": "echo $$ > /workspace/pid-$U; sleep 20", "timeout": 60,
-                                                                    "env": {"U": user}}, timeout=60).status_code
+                    return client.post(shared.base + "/exec", json={"command": "echo $$ > /workspace/pid-$U; sleep 300", "timeout": 300,
+                                                                    "env": {"U": user}}, timeout=300).status_code
                 except httpx.HTTPError:
                     return "cut"
 
         def preview(user):
             with own.client(user) as client:
                 try:
-                    with client.stream("GET", app + "/endless", timeout=60) as answer:
+                    with client.stream("GET", app + "/endless", timeout=300) as answer:
                         return sum(len(chunk) for chunk in answer.iter_raw())
                 except httpx.HTTPError:
                     return "cut"
 
         def upgraded(user):
-            with Raw(own, timeout=40) as raw:
+            with Raw(own, timeout=300) as raw:
                 raw.send(f"GET {app}/ws HTTP/1.1\r\nHost: x\r\nX-API-Key: {own.keys[user]}\r\nConnection: Upgrade\r\nUpgrade: echo\r\n\r\n")
                 assert raw.response()[0] == 101
                 while True:
@@ -379,7 +381,7 @@ def test_S30_W53_revoking_ends_running_streams(own, shared):
         assert not any(f.done() for f in guest), [f.result() for f in guest if f.done()]
         u1.delete(shared.base + "/share/u2")
         revoked = time.monotonic()
-        assert [f.result(10) for f in guest] == ["cut"] * 3
+        assert [f.result(60) for f in guest] == ["cut"] * 3
         assert time.monotonic() - revoked < 5 * SLOW
         assert not owner.done()
         wait_for(lambda: shared.exec("kill -0 $(cat /workspace/pid-u2)")["exitCode"] != 0, what="end of the guest's command")
@@ -397,7 +399,7 @@ def test_2_13_link_life(own):
         assert answer.status_code == 201 and len(link["token"]) == 43 and len(link["id"]) == 16
         assert set(link) == {"id", "token", "level", "expiresAt", "maxUses", "warning"}
         at = time.strptime(link["expiresAt"], "%Y-%m-%dT%H:%M:%SZ")
-        assert abs(time.mktime(at) - time.timezone - time.time() - 86400) < 60
+        assert abs(calendar.timegm(at) - time.time() - 86400) < 60
         shown = {"id": link["id"], "level": "collaborator", "expiresAt": link["expiresAt"], "maxUses": 3, "usedCount": 0}
         assert u1.get(base + "/share-links").json() == {"shareLinks": [shown]}
         assert u1.get(base + "/share").json()["shareLinks"] == [shown]

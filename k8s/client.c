@@ -195,6 +195,7 @@ static size_t on_data(char *data, size_t size, size_t count, void *ctx) {
 
 /* libcurl asks at least once a second. */
 static int on_progress(void *ctx, curl_off_t a, curl_off_t b, curl_off_t c, curl_off_t d) {
+    (void)a, (void)b, (void)c, (void)d;
     const struct k8s_client *client = ctx;
     int64_t at = atomic_load_explicit(&client->stop_at, memory_order_relaxed);
     return at && monotonic_ms() >= at;
@@ -235,7 +236,12 @@ static bool exchange(struct k8s_client *client, struct call *call) {
                  ? "the connection was closed before the answer; it may have been done"
                  : transfer_why(t, code));
     transfer_done(t);
-    give_back(client, t);
+    /* A handle that failed is not used again: libcurl 7.88 keeps in it that the body is to be rewound before
+     * the next request, and so fails that one, which was not sent yet. */
+    if (code == CURLE_OK)
+        give_back(client, t);
+    else
+        free_handle(t);
     return code == CURLE_OK;
 }
 

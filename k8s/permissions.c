@@ -73,15 +73,15 @@ static void report(struct permission_check *c, const struct permission *p, const
 
 static enum result check_all(struct permission_check *c) {
     enum result result = COMPLETE;
-    bool refused = false;
+    bool doubtful = false;
     char **missing = xcalloc(c->count, sizeof *missing);
     for (size_t i = 0; i < c->count && result <= LACKING; i++) {
         enum result its = check_one(c, &c->list[i], &missing[i]);
-        refused = refused || its == LACKING;
+        /* One that has just started allows nobody anything. */
+        doubtful = doubtful || (its == LACKING && k8s_client_just_back(c->client));
         if (its > result && !(its == LACKING && c->list[i].optional)) result = its;
     }
-    /* One that has just started allows nobody anything. */
-    if (result <= LACKING && refused && k8s_client_just_back(c->client)) result = NO_ANSWER;
+    if (result <= LACKING && doubtful) result = NO_ANSWER;
     for (size_t i = 0; i < c->count; i++) {
         const char *old = c->missing[i];
         bool news = result <= LACKING && missing[i] && (!old || strcmp(old, missing[i]) != 0);

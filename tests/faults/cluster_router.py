@@ -1,5 +1,6 @@
 """The real Router against a scripted apiserver."""
 
+import json
 import os
 import pathlib
 import re
@@ -38,25 +39,33 @@ class ClusterRouter(harness.Router):
                                             env=harness.clean_environment(**self.env), start_new_session=True)
         self.url = f"http://127.0.0.1:{self.port}"
         harness.running.append(self)
-        harness.wait_for(lambda: self.process.poll() is not None or self._answers(), 30, 0.03, "an answer")
+        harness.wait_for(lambda: self.process.poll() is not None or self._answers(), 60, 0.03, "an answer")
         assert self.process.poll() is None, f"the Router ended with {self.process.returncode}:\n{self.tail()}"
         return self
 
     def _answers(self):
         try:
-            status = httpx.get(self.url + ("/readyz" if self.ready else "/healthz"), timeout=2).status_code
+            status = harness.get(self.url + ("/readyz" if self.ready else "/healthz")).status_code
         except httpx.HTTPError:
             return False
         return status == 200
 
     def readyz(self):
-        return httpx.get(self.url + "/readyz", timeout=5)
+        return harness.get(self.url + "/readyz", 10)
 
     def metric(self, name):
-        text = httpx.get(self.url + "/metrics", timeout=5).text
+        text = harness.get(self.url + "/metrics", 10).text
         found = re.search(rf"^{re.escape(name)} ([0-9.e+-]+)$", text, re.M)
         assert found, f"{name} is not among the metrics"
         return float(found[1])
+
+    def records(self, text):
+        """The lines of the log with `text` that are there whole."""
+        return records(self.log, text)
+
+    def settle(self):
+        """Waits for the end of what it asks of its own accord when it has started."""
+        harness.wait_for(lambda: self.records("has all permissions that it needs"), 30, what="the check of permissions")
 
     def create_key(self, user, *flags, admin=False):
         command = [*harness.WRAP, str(harness.BINARY), "create-key", *self.arguments(), f"--sub={user}",
@@ -82,8 +91,13 @@ class ClusterRouter(harness.Router):
         assert answer.status_code == 200, answer.text
         return [s["name"] for s in answer.json()["sandboxes"]]
 
-    def wait_names(self, *names, timeout=10):
+    def wait_names(self, *names, timeout=30):
         harness.wait_for(lambda: self.names() == list(names), timeout, 0.02, f"sandboxes {names}")
+
+
+def records(log, text):
+    """The lines of a log that are JSON and hold `text`, but not one of which a part is still to be written."""
+    return [json.loads(line) for line in log.read_text(errors="replace").splitlines(True) if text in line and line.endswith("\n")]
 
 
 def template(name="t"):
@@ -100,4 +114,4 @@ def pause(seconds):
     time.sleep(seconds)
 
 
-__all__ = ["ClusterRouter", "CR", "template", "sandbox", "pause", "os"]
+__all__ = ["ClusterRouter", "CR", "records", "template", "sandbox", "pause", "os"]

@@ -13,6 +13,8 @@ script what a bad day looks like:
 Others add paths of their own with `api.route(regex, handler)`; a handler gets the Request and the Connection."""
 
 import base64
+import bisect
+import contextlib
 import copy
 import datetime
 import json
@@ -23,6 +25,8 @@ import threading
 import time
 import urllib.parse
 import uuid
+
+from harness import free_port
 
 KINDS = {  # plural -> group, version, kind, namespaced, has a status subresource
     "sandboxes": ("agenttier.io", "v1alpha1", "Sandbox", True, True),
@@ -81,9 +85,11 @@ class Connection:
     def __init__(self, sock):
         self.sock = sock
         self.reader = sock.makefile("rb")
+        self.writing = threading.Lock()  # a test may say something on a watch, too
 
     def write(self, data):
-        self.sock.sendall(data)
+        with self.writing:
+            self.sock.sendall(data)
 
     def answer(self, code, body, headers=None, content_type="application/json"):
         data = body if isinstance(body, bytes) else json.dumps(body).encode()
@@ -252,6 +258,7 @@ class FakeApiserver:
         self.stopping = threading.Event()
         self.connections = set()
         self.watching = {}  # connection -> plural
+        self.bookmarked = {}  # plural -> the version of the bookmark that was sent last
         self.listener = None
         self.address = None
 
@@ -266,12 +273,12 @@ class FakeApiserver:
         self.go_away()
 
     def come_back(self):
-        """Listens, always on the same port."""
+        """Listens, always on the same port: nobody else gets it meanwhile (free_port)."""
+        self.address = self.address or ("127.0.0.1", free_port())
         listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.bind(self.address or ("127.0.0.1", 0))
+        listener.bind(self.address)
         listener.listen(128)
-        self.address = listener.getsockname()
         self.listener = listener
         threading.Thread(target=self._accept, args=(listener,), daemon=True).start()
 
@@ -354,7 +361,8 @@ class FakeApiserver:
         """Sends one line on every watch of a kind, whatever it is."""
         for connection, its in list(self.watching.items()):
             if its == plural:
-                connection.chunk(line if isinstance(line, bytes) else json.dumps(line).encode() + b"\n")
+                with contextlib.suppress(OSError):  # the other side may have heard enough of it
+                    connection.chunk(line if isinstance(line, bytes) else json.dumps(line).encode() + b"\n")
 
     # ---- objects, for tests ----
 
@@ -542,11 +550,11 @@ class FakeApiserver:
 
     def _allowed(self, verb, resource, namespace):
         return not any(rule[0] in (verb, "*") and rule[1] in (resource, "*") and (len(rule) < 3 or rule[2] == namespace)
-                       for rule in self.forbidden)
+                       for rule in tuple(self.forbidden))  # tests change it meanwhile
 
     def _parse(self, path):
         """plural, namespace, name, subresource; or None."""
-        for plural, (group, version, _, _, _) in self.kinds.items():
+        for plural, (group, version, _, _, _) in list(self.kinds.items()):  # tests change it meanwhile
             root = f"/apis/{group}/{version}" if group else f"/api/{version}"
             found = re.match(re.escape(root) + r"(?:/namespaces/([^/]+))?/" + plural +
                              r"(?:/([^/]+))?(?:/([^/]+))?\Z", path)
@@ -556,7 +564,8 @@ class FakeApiserver:
 
     def _discovery(self, path):
         """What /apis and /apis/GROUP/VERSION answer; None for everything else, and for groups that are not there."""
-        groups = {(group, version) for group, version, *_ in self.kinds.values() if group}
+        kinds = dict(self.kinds)
+        groups = {(group, version) for group, version, *_ in kinds.values() if group}
         if path == "/apis":
             return {"kind": "APIGroupList", "apiVersion": "v1", "groups": [
                 {"name": group, "versions": [{"groupVersion": f"{group}/{version}", "version": version}]} for group, version in sorted(groups)]}
@@ -565,7 +574,7 @@ class FakeApiserver:
             return None
         return {"kind": "APIResourceList", "apiVersion": "v1", "groupVersion": f"{group}/{version}", "resources": [
             {"name": plural, "namespaced": kind[3], "kind": kind[2], "verbs": ["get", "list", "create", "delete"]}
-            for plural, kind in self.kinds.items() if kind[:2] == (group, version)]}
+            for plural, kind in kinds.items() if kind[:2] == (group, version)]}
 
     def _review(self, request):
         spec = request.json()["spec"]
@@ -651,9 +660,9 @@ class FakeApiserver:
                 with self.changed:
                     lines, seen = [], self.version
                     if not self.silent:
-                        for version, its, type_, obj, old in self.log:
-                            if version > after and its == plural and \
-                                    (not namespace or obj["metadata"].get("namespace") == namespace):
+                        news = bisect.bisect_right(self.log, after, key=lambda entry: entry[0])
+                        for _, its, type_, obj, old in self.log[news:]:
+                            if its == plural and (not namespace or obj["metadata"].get("namespace") == namespace):
                                 lines += self._events(type_, obj, old, labels, fields)
                         after = max(after, seen)  # a version from the future is waited for
                     if not lines:
@@ -666,6 +675,8 @@ class FakeApiserver:
                         "metadata": {"resourceVersion": str(after), "creationTimestamp": None}}}]
                 for line in lines:
                     connection.chunk(json.dumps(line).encode() + b"\n")
+                    if line["type"] == "BOOKMARK":
+                        self.bookmarked[plural] = after
             connection.write(b"0\r\n\r\n")
         finally:
             with self.lock:
@@ -738,12 +749,13 @@ class FakeApiserver:
         return Request(method, target, headers, body) if len(body) == length else None
 
     def _script(self, request):
-        for script in self.scripts:
-            method, pattern, action, times = script
-            if method in ("*", request.method) and pattern.search(request.target) and times != 0:
-                if times is not None:
-                    script[3] = times - 1
-                return action
+        with self.lock:
+            for script in self.scripts:
+                method, pattern, action, times = script
+                if method in ("*", request.method) and pattern.search(request.target) and times != 0:
+                    if times is not None:
+                        script[3] = times - 1
+                    return action
         return None
 
     def _handle(self, request, connection):

@@ -2,6 +2,8 @@
 (controller.md 1.1, 20, 21)."""
 
 import base64
+import contextlib
+import datetime
 import json
 import os
 import pathlib
@@ -15,9 +17,10 @@ import time
 
 import httpx
 import pytest
+from cluster_router import records
 from fake_apiserver import FakeApiserver, Gone, body, cut, delay, hang, status
 from fake_exec import FakeExec
-from harness import ALARMS, BUILD, WRAP, clean_environment, free_port, wait_for
+from harness import ALARMS, BUILD, WRAP, clean_environment, free_port, get, wait_for
 
 PROGRAM = BUILD / "agenttier-controller"
 CRDS = ("sandboxes.agenttier.io", "sandboxtemplates.agenttier.io", "clustersandboxtemplates.agenttier.io")
@@ -43,25 +46,34 @@ class Controller:
         return self
 
     def serves(self):
-        wait_for(lambda: self._get(self.metrics, "/metrics"), 20, 0.05, f"metrics; {self.text()}")
+        def answers():
+            assert self.process.poll() is None, f"the controller ended with {self.process.returncode}: {self.text()}"
+            with contextlib.suppress(httpx.HTTPError):
+                return self.get(self.metrics, "/metrics")
+        wait_for(answers, 60, 0.05, "metrics")
         return self
 
     @staticmethod
-    def _get(port, path):
-        try:
-            return httpx.get(f"http://127.0.0.1:{port}{path}", timeout=2)
-        except httpx.HTTPError:
-            return None
+    def get(port, path):
+        return get(f"http://127.0.0.1:{port}{path}", 20)
 
     def metric(self, name):
-        text = self._get(self.metrics, "/metrics").text
+        text = self.get(self.metrics, "/metrics").text
         return float(re.search(rf"^{re.escape(name)} ([0-9.e+-]+)$", text, re.M)[1])
 
     def leads(self):
         return self.metric("agenttier_controller_leader") == 1
 
     def text(self):
-        return self.log.read_text(errors="replace")[-3000:] if self.log.exists() else ""
+        return self.log.read_text(errors="replace") if self.log.exists() else ""
+
+    def records(self, text):
+        """The lines of the log with `text` that are there whole."""
+        return records(self.log, text)
+
+    def settle(self):
+        """Waits for the end of what it asks of its own accord when it has started."""
+        wait_for(lambda: self.records("has all permissions that it needs"), 60, what="the check of permissions")
 
     def kill(self):
         self.process.kill()
@@ -70,17 +82,21 @@ class Controller:
     def stop(self):
         if self.process and self.process.poll() is None:
             self.process.send_signal(signal.SIGTERM)
-            self.process.wait(20)
+            self.process.wait(60)
         return self.process.returncode
 
     def __enter__(self):
-        return self.start().serves()
+        try:
+            return self.start().serves()
+        except BaseException:
+            self.kill()
+            raise
 
     def __exit__(self, *_):
         try:
             code = self.stop()
-            assert code in (0, -signal.SIGKILL), self.text()
-            assert not ALARMS.search(self.log.read_bytes()), self.text()
+            assert code in (0, -signal.SIGKILL), self.text()[-3000:]
+            assert not ALARMS.search(self.log.read_bytes()), self.text()[-6000:]
         finally:
             if self.process.poll() is None:
                 self.kill()
@@ -141,8 +157,8 @@ def state(api, name):
     return (api.get("sandboxes", name, "default") or {}).get("status", {})
 
 
-def reach(api, name, phase, timeout=20):
-    wait_for(lambda: state(api, name).get("phase") == phase, timeout, 0.02, f"{name} {phase}; it is {state(api, name)}")
+def reach(api, name, phase, timeout=60):
+    wait_for(lambda: state(api, name).get("phase") == phase, timeout, 0.02, f"{name} {phase}")
 
 
 def reasons(api, name):
@@ -171,25 +187,30 @@ def test_21_2_create_to_running_stop_resume_delete(api, controller):
     api.put("sandboxes", {"metadata": {"name": "box", "namespace": "default", "annotations": {"agenttier.io/action": "stop"}},
                           "spec": found["spec"], "status": state(api, "box")})
     reach(api, "box", "Stopped")
-    wait_for(lambda: not api.all("pods"), 5)
-    wait_for(lambda: "agenttier.io/action" not in (api.get("sandboxes", "box", "default")["metadata"].get("annotations") or {}), 5)
+    wait_for(lambda: not api.all("pods"))
+    wait_for(lambda: "agenttier.io/action" not in (api.get("sandboxes", "box", "default")["metadata"].get("annotations") or {}))
     api.set_status("sandboxes", "box", "default", phase="Creating", message="Resuming")
     reach(api, "box", "Running")
     httpx.delete(f"{api.url}/apis/agenttier.io/v1alpha1/namespaces/default/sandboxes/box")
-    wait_for(lambda: not api.get("sandboxes", "box", "default"), 5)
+    wait_for(lambda: not api.get("sandboxes", "box", "default"))
     for plural in ("pods", "persistentvolumeclaims", "networkpolicies"):
-        wait_for(lambda p=plural: not api.all(p), 5, what=plural)
-    wait_for(lambda: "Deleted" in reasons(api, "box"), 5)
+        wait_for(lambda p=plural: not api.all(p), what=plural)
+    wait_for(lambda: "Deleted" in reasons(api, "box"))
     assert [r for r in reasons(api, "box") if r in ("Error", "AutoRestarted")] == []
 
 
 def test_at_rest_it_asks_for_nothing(api, controller):
+    def asked():
+        return [r for r in list(api.requests) if "watch" not in r.target]
+
+    controller.settle()
     make(api, "box")
     reach(api, "box", "Running")
-    time.sleep(0.5)
-    before = len(api.requests)
+    wait_for(lambda: {"Creating", "Running"} <= set(reasons(api, "box")), what="events")
+    wait_for(lambda: time.monotonic() - asked()[-1].at > 1, what="rest")
+    before = len(asked())
     time.sleep(3)
-    assert [r for r in api.requests[before:] if "watch" not in r.target] == []
+    assert asked()[before:] == []
 
 
 def test_many_sandboxes_and_conflicts(api, controller):
@@ -198,7 +219,7 @@ def test_many_sandboxes_and_conflicts(api, controller):
     for i in range(30):
         make(api, f"s{i}")
     for i in range(30):
-        reach(api, f"s{i}", "Running", 30)
+        reach(api, f"s{i}", "Running")
         made_once(api, f"s{i}")
     assert not [e for e in api.all("events") if e["reason"] in ("Error", "AutoRestarted")]
 
@@ -215,10 +236,10 @@ def test_W4_the_apiserver_is_away_for_20_seconds_while_sandboxes_are_made(api, c
     make(api, "meanwhile")
     api.come_back()
     for name in ("before", "meanwhile"):
-        reach(api, name, "Running", 40)
+        reach(api, name, "Running")
         made_once(api, name)
         # Events come late rather than never: others act on them.
-        wait_for(lambda n=name: {"Creating", "Running"} <= set(reasons(api, n)), 10, what="events")
+        wait_for(lambda n=name: {"Creating", "Running"} <= set(reasons(api, n)), what="events")
         assert "Error" not in reasons(api, name)
     assert controller.process.poll() is None
 
@@ -228,7 +249,7 @@ def test_W4_refusals_that_pass_are_waited_for(api, controller, code):
     api.on("POST", r"/(persistentvolumeclaims|networkpolicies|pods|events)", status(code, headers={"Retry-After": "1"}), times=6)
     api.on("PATCH", "/status", status(code), times=3)
     make(api, "box")
-    reach(api, "box", "Running", 40)
+    reach(api, "box", "Running")
     made_once(api, "box")
     assert "Error" not in reasons(api, "box")
 
@@ -237,14 +258,14 @@ def test_W4_refusals_that_pass_are_waited_for(api, controller, code):
 def test_I31_an_answer_that_is_lost_makes_no_second_object(api, controller, plural):
     api.on("POST", f"/{plural}", cut(20), times=1)
     make(api, "box")
-    reach(api, "box", "Running", 40)
+    reach(api, "box", "Running")
     made_once(api, "box")
 
 
 def test_a_lost_answer_to_the_status_is_no_second_event_storm(api, controller):
     api.on("PATCH", r"/sandboxes/box/status", cut(10), times=2)
     make(api, "box")
-    reach(api, "box", "Running", 40)
+    reach(api, "box", "Running")
     time.sleep(0.5)
     assert reasons(api, "box").count("Running") <= 1
 
@@ -253,7 +274,7 @@ def test_an_event_whose_answer_is_lost_is_there_once(api, controller):
     api.on("POST", "/events", cut(5), times=2)
     make(api, "box")
     reach(api, "box", "Running")
-    wait_for(lambda: {"Creating", "Running"} <= set(reasons(api, "box")), 10)
+    wait_for(lambda: {"Creating", "Running"} <= set(reasons(api, "box")))
     time.sleep(1.5)
     assert sorted(reasons(api, "box")) == ["Creating", "Running"]
 
@@ -275,19 +296,20 @@ def test_2_7_missing_rights_on_secrets_hang_no_deletion(api, controller):
     make(api, "box")
     reach(api, "box", "Running")
     httpx.delete(f"{api.url}/apis/agenttier.io/v1alpha1/namespaces/default/sandboxes/box")
-    wait_for(lambda: not api.get("sandboxes", "box", "default"), 5)
+    wait_for(lambda: not api.get("sandboxes", "box", "default"))
 
 
 def test_S23_lies_and_nonsense_do_not_end_it(api, controller):
     api.on("POST", "/persistentvolumeclaims", body(b"{\"kind\":\"Pod\",\"metadata\":[]}", 201), times=1)
     api.on("POST", "/networkpolicies", body(b"\xff\xfe not json", 201), times=1)
+    wait_for(lambda: api.watchers("pods"), what="a watch")
     api.say("pods", b"not json\n")
     api.put("sandboxes", {"metadata": {"name": "odd", "namespace": "default", "finalizers": [7], "annotations": {"agenttier.io/action": 5}},
                           "spec": {"templateRef": [], "env": {"a": 1}, "timeout": 7, "storage": "x", "network": [1],
                                    "credentials": [1, None], "sidecars": "no", "createdBy": 3},
                           "status": {"phase": 7, "conditions": "x", "forwardedPorts": {"a": 1}, "restartCount": "many"}})
     make(api, "box")
-    reach(api, "box", "Running", 40)
+    reach(api, "box", "Running")
     assert controller.process.poll() is None
 
 
@@ -303,7 +325,7 @@ def test_S23_answers_that_are_nested_as_deep_as_they_may_be(api, controller):
     for method in ("POST", "PUT", "PATCH"):
         api.on(method, "/(sandboxes|pods|persistentvolumeclaims|networkpolicies)", answer)
     make(api, "box")
-    reach(api, "box", "Running", 40)
+    reach(api, "box", "Running")
     assert controller.process.poll() is None
 
 
@@ -314,7 +336,7 @@ def test_11_1_a_snapshot_that_cannot_be_taken_does_not_keep_it_running(api, cont
     found = api.get("sandboxes", "box", "default")
     api.put("sandboxes", {**found, "metadata": {**found["metadata"], "annotations": {"agenttier.io/action": "stop"}}})
     reach(api, "box", "Stopped")
-    wait_for(lambda: "SnapshotFailed" in reasons(api, "box"), 5)
+    wait_for(lambda: "SnapshotFailed" in reasons(api, "box"))
     (event,) = [e for e in api.all("events") if e["reason"] == "SnapshotFailed"]
     assert event["message"].startswith("SnapshotOnStop failed: ") and event["type"] == "Warning"
 
@@ -322,14 +344,14 @@ def test_11_1_a_snapshot_that_cannot_be_taken_does_not_keep_it_running(api, cont
 def test_watches_that_are_cut_miss_nothing(api, kubelet, controller):
     kubelet.paused = True
     make(api, "box")
-    wait_for(lambda: api.all("pods"), 10)
+    wait_for(lambda: api.all("pods"))
     api.cut_watches(how="reset")
     kubelet.paused = False
-    reach(api, "box", "Running", 30)
+    reach(api, "box", "Running")
     api.compact()
     api.cut_watches()
     api.remove("pods", "box-pod", "default")
-    reach(api, "box", "Error", 30)
+    reach(api, "box", "Error")
     assert "before restart attempt 1/5" in state(api, "box")["message"]
 
 
@@ -342,13 +364,13 @@ def test_I32_killed_in_the_middle_of_a_creation(api, kubelet, step):
     with Controller(api) as first:
         api.on("*", f"/{step}$", hang(), times=1)
         make(api, "box")
-        wait_for(lambda: [r for r in api.asked("*", f"/{step}$") if r.method in ("POST", "PATCH")], 10, 0.01, step)
+        wait_for(lambda: [r for r in api.asked("*", f"/{step}$") if r.method in ("POST", "PATCH")], 60, 0.01, step)
         first.kill()
     api.clear()
     with Controller(api):
-        reach(api, "box", "Running", 30)
+        reach(api, "box", "Running")
         made_once(api, "box")
-        wait_for(lambda: reasons(api, "box").count("Running") == 1, 5, what="one event")
+        wait_for(lambda: reasons(api, "box").count("Running") == 1, what="one event")
 
 
 def test_W1_killed_between_stopped_and_the_pods_removal(api, kubelet):
@@ -359,11 +381,11 @@ def test_W1_killed_between_stopped_and_the_pods_removal(api, kubelet):
         found = api.get("sandboxes", "box", "default")
         api.put("sandboxes", {**found, "metadata": {**found["metadata"], "annotations": {"agenttier.io/action": "stop"}}})
         reach(api, "box", "Stopped")
-        wait_for(lambda: api.asked("DELETE", "/pods/"), 5, 0.01)
+        wait_for(lambda: api.asked("DELETE", "/pods/"), 60, 0.01)
         first.kill()
     api.clear()
     with Controller(api):
-        wait_for(lambda: not api.all("pods"), 10)
+        wait_for(lambda: not api.all("pods"))
         assert state(api, "box")["phase"] == "Stopped"
         assert "AutoRestarted" not in reasons(api, "box")
 
@@ -373,11 +395,11 @@ def test_sigterm_ends_it_within_its_grace_although_the_apiserver_hangs(api, kube
     """The chart gives it 15 s; a call has 30."""
     with Controller(api, flag) as started:
         if "leases" in hangs:
-            wait_for(started.leads, 10, what="a leader")
+            wait_for(started.leads, what="a leader")
         api.on("*", hangs, hang())
         before = len(api.asked("*", hangs))
         make(api, "box")
-        wait_for(lambda: len(api.asked("*", hangs)) > before, 20, what="a call that hangs")
+        wait_for(lambda: len(api.asked("*", hangs)) > before, what="a call that hangs")
         asked = time.monotonic()
         assert started.stop() == 0
         assert time.monotonic() - asked < 14
@@ -386,9 +408,12 @@ def test_sigterm_ends_it_within_its_grace_although_the_apiserver_hangs(api, kube
 def test_sigterm_ends_it_soon_and_leaves_sandboxes_alone(api, controller):
     make(api, "box")
     reach(api, "box", "Running")
-    began = time.monotonic()
+    began = datetime.datetime.now(datetime.timezone.utc)
     assert controller.stop() == 0
-    assert time.monotonic() - began < 5
+    # By its own clock: a sanitizer then looks for leaks for as long as a loaded machine needs.
+    (last,) = controller.records("stopped; sandboxes go on running")
+    took = datetime.datetime.fromisoformat(last["time"][:26] + "+00:00") - began
+    assert took.total_seconds() < 5
     assert len(api.all("pods")) == 1
 
 
@@ -401,7 +426,7 @@ def holder(api):
 
 def test_1_1_one_leads_and_hands_over_at_once_on_sigterm(api, kubelet):
     with Controller(api, "--leader-elect") as first:
-        wait_for(first.leads, 10)
+        wait_for(first.leads)
         with Controller(api, "--leader-elect=true") as second:
             make(api, "one")
             reach(api, "one", "Running")
@@ -411,7 +436,7 @@ def test_1_1_one_leads_and_hands_over_at_once_on_sigterm(api, kubelet):
             assert lease["leaseDurationSeconds"] == 15 and re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}Z", lease["renewTime"])
             mine = holder(api)
             first.stop()
-            wait_for(second.leads, 6, 0.05, "the second leads")
+            wait_for(second.leads, 10, 0.05, "the second leads")  # not only when the lease ends, after 15 s
             assert holder(api) not in (None, mine)
             assert api.get("leases", LEASE, "agenttier")["spec"]["leaseTransitions"] == 1
             make(api, "two")
@@ -421,29 +446,34 @@ def test_1_1_one_leads_and_hands_over_at_once_on_sigterm(api, kubelet):
 
 def test_1_1_a_killed_leader_is_followed_after_the_leases_time(api, kubelet):
     with Controller(api, "--leader-elect") as first:
-        wait_for(first.leads, 10)
+        wait_for(first.leads)
         with Controller(api, "--leader-elect") as second:
             time.sleep(2.5)
             first.kill()
             began = time.monotonic()
             make(api, "box")
-            wait_for(second.leads, 25, 0.1, "the second leads")
+            wait_for(second.leads, 60, 0.1, "the second leads")
             assert time.monotonic() - began > 9, "it did not wait for the lease to end"
             reach(api, "box", "Running")
 
 
 def test_1_1_who_cannot_renew_stops_to_work_and_works_again(api, kubelet):
     with Controller(api, "--leader-elect") as first:
-        wait_for(first.leads, 10)
+        wait_for(first.leads)
         api.on("*", "/leases", status(503))
-        wait_for(lambda: not first.leads(), 15, 0.1, "it stops to lead")
+        wait_for(lambda: not first.leads(), 60, 0.1, "it stops to lead")
+        # Before the lease ends, after 15 s, and with it the time in which nobody else leads.
+        renewed = api.get("leases", LEASE, "agenttier")["spec"]["renewTime"]
+        (ended,) = first.records("not leading any more")
+        took = datetime.datetime.fromisoformat(ended["time"][:26] + "+00:00") - datetime.datetime.fromisoformat(renewed[:-1] + "+00:00")
+        assert took.total_seconds() < 15
         kubelet.paused = True
         make(api, "box")
         time.sleep(1)
         assert not state(api, "box") and not api.all("pods"), "it wrote without leading"
         api.clear()
         kubelet.paused = False
-        wait_for(first.leads, 10, 0.1, "it leads again")
+        wait_for(first.leads, 60, 0.1, "it leads again")
         reach(api, "box", "Running")
 
 
@@ -478,8 +508,8 @@ def test_1_1_definitions_are_applied_and_replaced_when_they_differ(api, kubelet)
     size = version["schema"]["openAPIV3Schema"]["properties"]["spec"]["properties"]["storage"]["properties"]["size"]
     assert size["default"] == "10Gi"
     versions = {n: c["metadata"]["resourceVersion"] for n, c in found.items()}
-    with Controller(api, crds=True):
-        pass
+    with Controller(api, crds=True) as again:
+        wait_for(again.leads, what="the start")  # definitions come first
     assert versions == {c["metadata"]["name"]: c["metadata"]["resourceVersion"] for c in api.all("customresourcedefinitions")}
 
 
@@ -502,19 +532,19 @@ def test_I15_I37_the_start_names_permissions_that_the_account_lacks(api):
             ("leases.coordination.k8s.io", "update", "agenttier")])):
         started = Controller(api, "--runtime-delivery=exec", *flags).start()
         try:
-            wait_for(lambda c=started, n=len(wanted): c.log.read_text().count("the account lacks a permission") == n, 20, what="warnings")
-            lines = [json.loads(line) for line in started.log.read_text().splitlines() if "the account lacks a permission" in line]
+            wait_for(lambda c=started, n=len(wanted): len(c.records("the account lacks a permission")) == n, what="warnings")
+            lines = started.records("the account lacks a permission")
             assert [(x["resource"], x["verbs"], x["namespace"]) for x in lines] == wanted
         finally:
             started.kill()
             shutil.rmtree(started.folder, ignore_errors=True)
     api.forbidden.clear()
     with Controller(api, "--runtime-delivery=exec") as allowed:
-        wait_for(lambda: "has all permissions that it needs" in allowed.log.read_text(), 20, what="the check")
+        wait_for(lambda: "has all permissions that it needs" in allowed.log.read_text(), what="the check")
 
 
 def run(*arguments, **env):
-    return subprocess.run([str(PROGRAM), *arguments], capture_output=True, text=True, timeout=20, check=False,
+    return subprocess.run([str(PROGRAM), *arguments], capture_output=True, text=True, timeout=60, check=False,
                           env=clean_environment(**env))
 
 
@@ -534,18 +564,19 @@ def test_the_command_line():
 
 def test_1_1_probes_and_metrics(api, controller):
     for path in ("/healthz", "/readyz"):
-        assert controller._get(controller.health, path).text == "ok"
-    assert controller._get(controller.health, "/metrics").status_code == 404
-    assert httpx.post(f"http://127.0.0.1:{controller.health}/healthz", content=b"x" * 100000).status_code == 405
+        assert controller.get(controller.health, path).text == "ok"
+    assert controller.get(controller.health, "/metrics").status_code == 404
+    assert httpx.post(f"http://127.0.0.1:{controller.health}/healthz", content=b"x" * 100000, timeout=20).status_code == 405
     make(api, "box")
     reach(api, "box", "Running")
-    assert controller.metric('agenttier_controller_sandboxes{phase="Running"}') == 1
+    wait_for(lambda: controller.metric('agenttier_controller_sandboxes{phase="Running"}') == 1, what="the answer to what it wrote")
     assert controller.metric("agenttier_controller_pods_created_total") == 1
 
 
 def test_logs_are_json_lines(api, controller):
     make(api, "box")
     reach(api, "box", "Running")
+    assert controller.stop() == 0
     for line in controller.text().splitlines():
         json.loads(line)
     assert "token" not in controller.text()
@@ -555,7 +586,7 @@ def test_only_the_named_namespaces_are_served(api, kubelet):
     with Controller(api, "--watch-namespaces=mine,yours"):
         make(api, "box")
         api.put("sandboxes", {"metadata": {"name": "his", "namespace": "mine"}, "spec": {}})
-        wait_for(lambda: api.get("sandboxes", "his", "mine").get("status", {}).get("phase") == "Running", 10)
+        wait_for(lambda: api.get("sandboxes", "his", "mine").get("status", {}).get("phase") == "Running")
         assert not state(api, "box")
     assert os.path.exists(PROGRAM)
 
@@ -597,7 +628,7 @@ def sender(api, pods_exec):
 
 def start_pod(api, name="box", container="containerd://1"):
     """As a kubelet does, with the container's id."""
-    wait_for(lambda: api.get("pods", f"{name}-pod", "default"), 10, 0.02)
+    wait_for(lambda: api.get("pods", f"{name}-pod", "default"), 60, 0.02)
     api.set_status("pods", f"{name}-pod", "default", phase="Running", conditions=[{"type": "Ready", "status": "True"}], containerStatuses=[
         {"name": "sandbox", "containerID": container, "ready": True, "state": {"running": {"startedAt": "2026-01-01T00:00:00Z"}}}])
 
@@ -614,14 +645,14 @@ def test_the_runtime_is_sent_started_and_said_to_be_ready(api, pods_exec, sender
     make(api, "box")
     start_pod(api)
     reach(api, "box", "Running")
-    wait_for(lambda: marked(api) == "containerd://1", 20, 0.05, "the runtime")
+    wait_for(lambda: marked(api) == "containerd://1", 60, 0.05, "the runtime")
     assert (pods_exec.volume / "agenttier-runtime").read_bytes() == (BUILD / "agenttier-runtime").read_bytes()
     assert [p.name for p in pods_exec.volume.iterdir()] == ["agenttier-runtime"]
     token, url = token_of(api), f"http://127.0.0.1:{pods_exec.runtime_port}"
-    assert httpx.get(url + "/healthz").json()["status"] == "ok"
+    assert get(url + "/healthz", 20).json()["status"] == "ok"
     command = {"command": ["/bin/sh", "-c", "env; cat /proc/$PPID/environ /proc/*/cmdline 2>/dev/null"]}
-    assert httpx.post(url + "/exec", json=command).status_code == 401
-    answer = httpx.post(url + "/exec", json=command, headers={"Authorization": f"Bearer {token}"})
+    assert httpx.post(url + "/exec", json=command, timeout=60).status_code == 401
+    answer = httpx.post(url + "/exec", json=command, headers={"Authorization": f"Bearer {token}"}, timeout=60)
     assert answer.status_code == 200 and token not in answer.text, "O7: the token is in an environment or a command line"
     ((_, target, _),) = pods_exec.requests
     assert token not in target and "container=sandbox" in target
@@ -631,7 +662,7 @@ def test_the_runtime_is_sent_started_and_said_to_be_ready(api, pods_exec, sender
 def test_W39_a_runtime_that_is_killed_is_replaced(api, pods_exec, sender):
     make(api, "box")
     start_pod(api)
-    wait_for(lambda: marked(api), 20)
+    wait_for(lambda: marked(api))
     url = f"http://127.0.0.1:{pods_exec.runtime_port}"
 
     def processes():
@@ -652,15 +683,15 @@ def test_W39_a_runtime_that_is_killed_is_replaced(api, pods_exec, sender):
 
     def answers():
         try:
-            return httpx.get(url + "/healthz", timeout=2).status_code == 200
+            return get(url + "/healthz").status_code == 200
         except httpx.HTTPError:
             return False
-    wait_for(answers, 10, 0.1, "another one answers")
-    assert httpx.post(url + "/exec", json={"command": ["true"]}, headers={"Authorization": f"Bearer {token_of(api)}"}).status_code == 200
+    wait_for(answers, 60, 0.1, "another one answers")
+    assert httpx.post(url + "/exec", json={"command": ["true"]}, headers={"Authorization": f"Bearer {token_of(api)}"}, timeout=60).status_code == 200
     for pid, parent in processes().items():
         if parent == keeper:
             os.kill(pid, signal.SIGTERM)
-    wait_for(lambda: not processes(), 10, 0.1, "it ends when it is asked to")
+    wait_for(lambda: not processes(), 60, 0.1, "it ends when it is asked to")
 
 
 @pytest.mark.parametrize("fault", [{"refuse": (403, '{"kind":"Status","message":"forbidden"}')}, {"refuse": (500, "x")}, {"refuse_v5": True},
@@ -671,11 +702,11 @@ def test_I12_S23_a_bad_pods_exec_costs_no_sandbox_and_is_tried_again(api, pods_e
     start_pod(api)
     reach(api, "box", "Running")
     if "refuse_v5" not in fault:
-        wait_for(lambda: pods_exec.requests, 10)
+        wait_for(lambda: pods_exec.requests)
         time.sleep(0.5)
         assert not marked(api) and state(api, "box")["phase"] == "Running"
         pods_exec.faults = {}
-    wait_for(lambda: marked(api) == "containerd://1", 20, 0.05, "the runtime")
+    wait_for(lambda: marked(api) == "containerd://1", 60, 0.05, "the runtime")
     assert len(pods_exec.requests) <= 5
 
 
@@ -685,18 +716,18 @@ def test_a_restarted_container_gets_it_again_and_another_controller_does_not_sen
     with Controller(api, *flags):
         make(api, "box")
         start_pod(api)
-        wait_for(lambda: marked(api), 20)
+        wait_for(lambda: marked(api))
     with Controller(api, *flags):
         time.sleep(1)
         assert len(pods_exec.requests) == 1
         start_pod(api, container="containerd://2")
-        wait_for(lambda: marked(api) == "containerd://2", 20)
+        wait_for(lambda: marked(api) == "containerd://2")
         assert len(pods_exec.requests) == 2
 
 
 def test_S16_the_token_of_another_sandbox_is_never_sent(api, pods_exec, sender):
     make(api, "box")
-    wait_for(lambda: api.get("secrets", "box-runtime-token", "default"), 10)
+    wait_for(lambda: api.get("secrets", "box-runtime-token", "default"))
     stolen = api.get("secrets", "box-runtime-token", "default")
     stolen["metadata"]["ownerReferences"][0]["uid"] = "another"
     api.put("secrets", stolen)
@@ -709,18 +740,18 @@ def test_S16_the_token_of_another_sandbox_is_never_sent(api, pods_exec, sender):
 def test_O5_S16_a_pod_that_another_one_replaced_unseen_gets_no_token(api, pods_exec, sender):
     """pods/exec knows a pod by its name only: it is asked whose the name is before anything is sent."""
     make(api, "box")
-    wait_for(lambda: api.get("pods", "box-pod", "default"), 10, 0.02)
+    wait_for(lambda: api.get("pods", "box-pod", "default"), 60, 0.02)
     other = api.get("pods", "box-pod", "default")
     other["metadata"]["uid"] = "another"
     api.on("GET", r"/pods/box-pod$", body(other))
     start_pod(api)
     reach(api, "box", "Running")
-    wait_for(lambda: api.asked("GET", r"/pods/box-pod$"), 20, what="the question")
+    wait_for(lambda: api.asked("GET", r"/pods/box-pod$"), what="the question")
     time.sleep(1)
     assert not list(pods_exec.volume.iterdir()) and not marked(api)
     api.clear()
     start_pod(api, container="containerd://2")
-    wait_for(lambda: marked(api) == "containerd://2", 20, 0.05, "the runtime")
+    wait_for(lambda: marked(api) == "containerd://2", 60, 0.05, "the runtime")
 
 
 def test_no_exec_where_the_template_says_no(api, pods_exec, sender):

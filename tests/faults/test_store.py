@@ -10,7 +10,7 @@ import time
 
 import pytest
 from cluster_router import CR, ClusterRouter, sandbox, template
-from fake_apiserver import FakeApiserver, Gone, Refused, body, cut, delay, hang, raw, reset, status
+from fake_apiserver import FakeApiserver, Gone, Refused, body, cut, hang, raw, reset, status
 from harness import error_of, wait_for
 
 LISTS = rf"{CR}/sandboxes\?limit"
@@ -28,6 +28,7 @@ def test_4_2_a_created_sandbox_is_the_resource_of_the_contract_and_is_read_witho
         assert stored["spec"]["templateRef"] == {"name": "t", "kind": "ClusterSandboxTemplate"}
         assert (stored["spec"]["timeout"], stored["spec"]["idleTimeout"]) == ("8h0m0s", "45m0s")
         assert stored["spec"]["storage"]["size"] == "20Gi" and stored["spec"]["createdBy"]["sub"] == "dev-user"
+        router.settle()
         before = len(api.requests)
         for _ in range(200):
             assert client.get("/api/v1/sandboxes/demo-1").status_code == 200
@@ -47,8 +48,11 @@ def test_a_write_is_seen_by_the_next_read_although_watches_are_silent(api, route
             assert client.delete(f"/api/v1/sandboxes/s{i}").status_code == 204
             assert client.get(f"/api/v1/sandboxes/s{i}").status_code == 404
         api.silent = False
-        time.sleep(0.5)  # all that was kept back arrives now, and nothing comes back to life
-        assert router.names(client) == []
+        # All that was kept back arrives now, this as the last, and nothing comes back to life.
+        api.put("sandboxes", sandbox("last"))
+        wait_for(lambda: "last" in router.names(client), 30, 0.02, "what was kept back")
+        assert router.names(client) == ["last"]
+        assert client.delete("/api/v1/sandboxes/last").status_code == 204
         assert router.create("s1", client).status_code == 201, "the name is free again"
         assert router.names(client) == ["s1"]
 
@@ -60,10 +64,10 @@ def test_changes_by_others_arrive_in_order(api, router):
     for i in range(100):
         api.set_status("sandboxes", "other", "default", phase="Running" if i % 2 else "Creating", message=str(i))
     with router.client() as client:
-        wait_for(lambda: client.get("/api/v1/sandboxes/other").json()["message"] == "99", 5, 0.01, "the last message")
+        wait_for(lambda: client.get("/api/v1/sandboxes/other").json()["message"] == "99", 30, 0.01, "the last message")
         assert client.get("/api/v1/sandboxes/other").json()["status"] == "Running"
         api.remove("sandboxes", "other", "default")
-        wait_for(lambda: client.get("/api/v1/sandboxes/other").status_code == 404, 5, 0.01, "the deletion")
+        wait_for(lambda: client.get("/api/v1/sandboxes/other").status_code == 404, 30, 0.01, "the deletion")
 
 
 def test_a_deletion_that_waits_for_a_finalizer_shows_and_then_ends(api, router):
@@ -76,7 +80,7 @@ def test_a_deletion_that_waits_for_a_finalizer_shows_and_then_ends(api, router):
         assert there["metadata"]["deletionTimestamp"]
         there["metadata"]["finalizers"] = []
         api.remove("sandboxes", "slow", "default")
-        wait_for(lambda: client.get("/api/v1/sandboxes/slow").status_code == 404, 5, 0.01, "the end")
+        wait_for(lambda: client.get("/api/v1/sandboxes/slow").status_code == 404, 30, 0.01, "the end")
 
 
 @pytest.mark.tsan
@@ -88,15 +92,16 @@ def test_3_3_keys_are_secrets_and_are_accepted_and_revoked_by_every_replica(api)
         record = json.loads(base64.b64decode(secrets[0]["data"]["record"]))
         assert record["userId"] == "admin"
         key = one.keys["admin"]
-        wait_for(lambda: two.client(key).get("/api/v1/user/me").status_code == 200, 5, what="the key at the other")
+        wait_for(lambda: two.client(key).get("/api/v1/user/me").status_code == 200, 30, what="the key at the other")
         made = one.client(key).post("/api/v1/user/api-keys", json={"name": "ci"})
         assert made.status_code == 201, made.text
         other = made.json()["key"]
         assert one.client(other).get("/api/v1/user/me").status_code == 200, "its own write, at once"
-        wait_for(lambda: two.client(other).get("/api/v1/user/me").status_code == 200, 5, what="the key at the other")
+        wait_for(lambda: two.client(other).get("/api/v1/user/me").status_code == 200, 30, what="the key at the other")
         api.remove("secrets", secrets[0]["metadata"]["name"], "agenttier")
         for router in (one, two):
-            wait_for(lambda r=router: r.client(key).get("/api/v1/user/me").status_code == 401, 2, what="revocation")
+            # By the watch: whoever kept keys for a while, as the contract lets a Router do for 5 minutes, is too late.
+            wait_for(lambda r=router: r.client(key).get("/api/v1/user/me").status_code == 401, 10, what="revocation")
 
 
 def test_ports_are_services_owned_by_the_sandbox(api, router):
@@ -148,10 +153,10 @@ def test_4_5_with_a_preview_domain_a_forward_has_an_ingress(api):
         # Somebody broke it; forwarding again repairs it.
         made["spec"]["rules"][0]["host"] = "wrong.example.org"
         api.put("ingresses", made)
-        wait_for(lambda: router.metric('agenttier_kubernetes_cached_objects{kind="Ingress"}') == 1, 5, what="the change")
+        wait_for(lambda: router.metric('agenttier_kubernetes_cached_objects{kind="Ingress"}') == 1, 30, what="the change")
         assert client.post("/api/v1/sandboxes/p/ports", json={"port": 8000}).status_code == 201
         wait_for(lambda: client.post("/api/v1/sandboxes/p/ports", json={"port": 8000}) and
-                 api.get("ingresses", "pf-p-8000", "default")["spec"]["rules"][0]["host"] == host, 5, what="the repair")
+                 api.get("ingresses", "pf-p-8000", "default")["spec"]["rules"][0]["host"] == host, 30, what="the repair")
         assert client.delete("/api/v1/sandboxes/p/ports/8000").status_code == 204
         assert api.get("ingresses", "pf-p-8000", "default") is None
         api.forbidden.add(("create", "ingresses"))
@@ -206,7 +211,7 @@ def test_O3_who_cannot_look_does_not_say_not_found(api):
         for answer in answers:
             if b" 503 " in answer[:20]:
                 assert b"\r\nretry-after: 1\r\n" in answer.lower() and b'"busy"' in answer
-        wait_for(lambda: router.client().delete("/api/v1/sandboxes/m0").status_code == 404, 10, 0.2, "a look")
+        wait_for(lambda: router.client().delete("/api/v1/sandboxes/m0").status_code == 404, 30, 0.2, "a look")
 
 
 @pytest.mark.tsan
@@ -214,7 +219,7 @@ def test_what_one_replica_wrote_the_other_finds_at_once(api):
     """A client behind a load balancer meets another replica before that one's watch has told."""
     with ClusterRouter(api, dev_auth=False, keys=("admin",)) as one, ClusterRouter(api, dev_auth=False) as two:
         two.keys = one.keys
-        wait_for(lambda: two.client("admin").get("/api/v1/user/me").status_code == 200, 5, what="the key")
+        wait_for(lambda: two.client("admin").get("/api/v1/user/me").status_code == 200, 30, what="the key")
         api.silent = True
         with one.client() as first, two.client() as second:
             for i in range(5):
@@ -285,13 +290,14 @@ def test_a_watch_goes_on_from_the_bookmark(api, router):
     router.wait_names("a")
     for i in range(5):
         api.put("configmaps", {"metadata": {"name": f"x{i}", "namespace": "default"}})
-    wait_for(lambda: router.metric("agenttier_store_age_seconds") == 0, 5, what="touch")
-    time.sleep(2.2)  # a bookmark or two
+    router.settle()
+    version = api.version
+    wait_for(lambda: api.bookmarked.get("sandboxes", 0) >= version, 30, what="a bookmark")
     lists, watches = len(api.asked("GET", LISTS)), len(api.asked("GET", WATCHES))
     api.cut_watches("sandboxes")
-    wait_for(lambda: len(api.asked("GET", WATCHES)) > watches, 5, what="a new watch")
+    wait_for(lambda: len(api.asked("GET", WATCHES)) > watches, 30, what="a new watch")
     last = api.asked("GET", WATCHES)[-1]
-    assert int(last.query["resourceVersion"]) >= api.version - 1, "it went on from the last change, not the bookmark"
+    assert int(last.query["resourceVersion"]) >= version, "it went on from the last change, not the bookmark"
     assert len(api.asked("GET", LISTS)) == lists, "no new list was needed"
     api.put("sandboxes", sandbox("b"))
     router.wait_names("a", "b")
@@ -309,7 +315,7 @@ def test_S23_a_watch_that_lies_is_left_and_the_truth_is_listed(api, router, line
     router.wait_names("a")
     lists = len(api.asked("GET", LISTS))
     api.say("sandboxes", line)
-    wait_for(lambda: len(api.asked("GET", LISTS)) > lists, 10, what="a new list")
+    wait_for(lambda: len(api.asked("GET", LISTS)) > lists, 30, what="a new list")
     api.put("sandboxes", sandbox("b"))
     router.wait_names("a", "b")
 
@@ -329,12 +335,18 @@ def test_S23_a_list_that_cannot_be_read_is_never_taken_for_an_empty_one(api, ans
     with ClusterRouter(api, ready=False) as router:
         first = router.client().get("/api/v1/sandboxes/a")
         assert first.status_code in (200, 503), first.text  # O3: never 404 from ignorance
-        wait_for(lambda: router.readyz().status_code == 200, 15, what="readiness")
+        wait_for(lambda: router.readyz().status_code == 200, 30, what="readiness")
         assert router.names() == ["a"]
 
 
 def test_O3_before_the_first_list_every_answer_is_503_and_none_is_404_or_401(api):
-    api.on("GET", LISTS, delay(1.5), times=1)
+    answering = threading.Event()
+
+    def wait(*_):
+        answering.wait(60)
+        return False
+
+    api.on("GET", LISTS, wait, times=1)
     with ClusterRouter(api, ready=False) as router, router.client() as client:
         assert router.readyz().status_code == 503
         for method, path in (("GET", "/sandboxes/x"), ("GET", "/sandboxes"), ("DELETE", "/sandboxes/x"),
@@ -342,7 +354,8 @@ def test_O3_before_the_first_list_every_answer_is_503_and_none_is_404_or_401(api
             answer = client.request(method, "/api/v1" + path)
             assert error_of(answer, 503)["code"] == "unavailable" and answer.headers["Retry-After"], path
         assert client.get("/api/v1/health").status_code == 200 and client.get("/healthz").status_code == 200
-        wait_for(lambda: router.readyz().status_code == 200, 10, what="readiness")
+        answering.set()
+        wait_for(lambda: router.readyz().status_code == 200, 30, what="readiness")
         assert client.get("/api/v1/sandboxes/x").status_code == 404, "now it is knowledge"
 
 
@@ -362,7 +375,7 @@ def test_O3_an_apiserver_that_is_away_reads_go_on_marked_and_writes_are_503(api,
                      lambda: client.patch("/api/v1/sandboxes/a", json={"timeout": "1h"}),
                      lambda: client.post("/api/v1/sandboxes/a/ports", json={"port": 80})):
             assert error_of(call(), 503)["code"] == "unavailable"
-        wait_for(lambda: "Age" in client.get("/api/v1/sandboxes/a").headers, 10, what="a mark")
+        wait_for(lambda: "Age" in client.get("/api/v1/sandboxes/a").headers, 30, what="a mark")
         old = client.get("/api/v1/sandboxes/a")
         assert old.status_code == 200 and old.headers["Warning"].startswith("110 ") and int(old.headers["Age"]) >= 5
         assert router.names(client) == ["a"]
@@ -371,7 +384,7 @@ def test_O3_an_apiserver_that_is_away_reads_go_on_marked_and_writes_are_503(api,
         assert ready.status_code == 200 and "does not answer" in ready.text
         assert router.metric("agenttier_store_age_seconds") >= 5
         api.come_back()
-        wait_for(lambda: router.readyz().text == "ok", 15, what="recovery")
+        wait_for(lambda: router.readyz().text == "ok", 30, what="recovery")
         assert "Age" not in client.get("/api/v1/sandboxes/a").headers
         answer = router.create("b", client)
         assert answer.status_code == 201, answer.text + router.tail()
@@ -385,18 +398,19 @@ def test_an_apiserver_that_is_away_at_the_start_is_waited_for(api):
         assert router.readyz().status_code == 503 and router.process.poll() is None
         api.put("sandboxes", sandbox("a"))
         api.come_back()
-        wait_for(lambda: router.readyz().status_code == 200, 15, what="readiness")
+        wait_for(lambda: router.readyz().status_code == 200, 30, what="readiness")
         assert router.names() == ["a"]
 
 
 def test_a_watch_that_fell_silent_is_opened_anew(api):
+    api.bookmarks_every = 0.3  # a loaded machine may delay some
     with ClusterRouter(api, "--watch-silence=3s") as router:
-        wait_for(lambda: api.watchers("sandboxes") == 1, 5, what="the first watch")
+        wait_for(lambda: api.watchers("sandboxes") == 1, 30, what="the first watch")
         watches = len(api.asked("GET", WATCHES))
         time.sleep(4)
         assert len(api.asked("GET", WATCHES)) == watches, "bookmarks are a sign of life"
         api.silent = True
-        wait_for(lambda: len(api.asked("GET", WATCHES)) > watches, 10, what="a new watch")
+        wait_for(lambda: len(api.asked("GET", WATCHES)) > watches, 30, what="a new watch")
         api.put("sandboxes", sandbox("late"))
         api.silent = False
         router.wait_names("late")
@@ -420,12 +434,12 @@ def make_past(api, router, client):
 
 
 def is_the_past(api, router, client):
-    router.wait_names("deleted", "kept", "replaced", timeout=20)
-    wait_for(lambda: client.get("/api/v1/sandboxes/kept").json()["message"] == "then", 10, 0.02, "the old state")
+    router.wait_names("deleted", "kept", "replaced")
+    wait_for(lambda: client.get("/api/v1/sandboxes/kept").json()["message"] == "then", 30, 0.02, "the old state")
     # The versions that come now were given before, to other states.
     for i in range(30):
         api.set_status("sandboxes", "kept", "default", message=f"again {i}")
-    wait_for(lambda: client.get("/api/v1/sandboxes/kept").json()["message"] == "again 29", 10, 0.02, "news")
+    wait_for(lambda: client.get("/api/v1/sandboxes/kept").json()["message"] == "again 29", 30, 0.02, "news")
     assert client.patch("/api/v1/sandboxes/replaced", json={"idleTimeout": "20m"}).status_code == 200
     assert api.get("sandboxes", "replaced", "default")["spec"]["idleTimeout"] == "20m0s"
     assert client.delete("/api/v1/sandboxes/deleted").status_code == 204
@@ -463,7 +477,7 @@ def test_a_version_that_is_too_large_is_not_insisted_on(api, router):
     api.on("GET", WATCHES, refusal, times=1)
     lists = len(api.asked("GET", LISTS))
     api.cut_watches("sandboxes")
-    wait_for(lambda: len(api.asked("GET", LISTS)) > lists, 10, what="a list")
+    wait_for(lambda: len(api.asked("GET", LISTS)) > lists, 30, what="a list")
     api.put("sandboxes", sandbox("b"))
     router.wait_names("a", "b")
 
@@ -481,18 +495,35 @@ def test_I37_who_is_refused_by_an_apiserver_that_has_just_started_may_try_again(
         assert router.create("a", client).status_code == 201
         lists = len(api.asked("GET", LISTS))
         api.go_away()
-        wait_for(lambda: "the Kubernetes API does not answer" in router.log.read_text(), 10, what="it to be missed")
+        wait_for(lambda: "the Kubernetes API does not answer" in router.log.read_text(), 30, what="it to be missed")
         api.on("*", ".", knows_nobody)
         api.come_back()
         answer = router.create("b", client)
         assert error_of(answer, 503)["code"] == "unavailable" and answer.headers["Retry-After"] == "1"
-        wait_for(lambda: "is not followed" in router.log.read_text(), 10, what="a watch that is refused")
+        wait_for(lambda: "is not followed" in router.log.read_text(), 30, what="a watch that is refused")
         api.clear()
-        wait_for(lambda: router.readyz().text == "ok", 15, what="recovery")
+        wait_for(lambda: router.readyz().text == "ok", 30, what="recovery")
         assert router.create("b", client).status_code == 201
         assert len(api.asked("GET", LISTS)) == lists, "watches go on from where they were"
         for line in router.log.read_text().splitlines():
             assert not ("is not followed" in line and '"WARN"' in line.upper()), line
+
+
+def test_a_write_that_was_cut_by_an_apiserver_that_went_does_not_spoil_the_next_one(api, router):
+    """It is tried on a new connection, which is refused; the next one, when the apiserver is back, is sent and done."""
+    def leave(api, request, connection):
+        api.go_away()
+        raise Gone
+
+    router.settle()
+    with router.client() as client:
+        for i in range(3):
+            assert router.create(f"a{i}", client).status_code == 201, "over a connection that stays"
+            api.on("POST", f"{CR}/namespaces/default/sandboxes", leave, times=1)
+            error_of(router.create(f"b{i}", client), 503)
+            api.come_back()
+            answer = router.create(f"c{i}", client)
+            assert answer.status_code == 201, answer.text
 
 
 def test_I37_a_right_that_is_taken_away_meanwhile_is_missed_soon(api, router):
@@ -501,19 +532,21 @@ def test_I37_a_right_that_is_taken_away_meanwhile_is_missed_soon(api, router):
         error_of(router.create("b", client), 503)
         api.forbidden.add(("create", "sandboxes"))
         api.come_back()
-        wait_for(lambda: router.create("b", client).status_code == 403, 30, 0.5, "the refusal by name")
+        wait_for(lambda: router.create("b", client).status_code == 403, 60, 0.5, "the refusal by name")
 
 
 def test_a_watch_is_not_opened_in_a_tight_loop(api, router):
+    router.settle()
+    wait_for(lambda: api.watchers("sandboxes") == 1, 30, what="a watch")
     api.on("GET", "watch=true", status(500))
     api.cut_watches()
-    wait_for(lambda: api.watchers("sandboxes") == 0, 5, what="no watches")
+    wait_for(lambda: api.watchers("sandboxes") == 0, 30, what="no watches")
     before = len(api.requests)
     time.sleep(3)
     rows = 9
     assert len(api.requests) - before <= rows * 8, f"{len(api.requests) - before} requests in 3 s"
     api.clear()
-    wait_for(lambda: api.watchers("sandboxes") == 1, 10, what="recovery")
+    wait_for(lambda: api.watchers("sandboxes") == 1, 30, what="recovery")
 
 
 # ---- writes ----
@@ -580,9 +613,9 @@ def test_I31_a_write_without_an_answer_is_not_sent_again(api, router, method, ca
 
 def test_429_with_a_short_retry_after_is_waited_for(api, router):
     api.on("POST", f"{CR}/namespaces/default/sandboxes", status(429, headers={"Retry-After": "1"}), times=1)
-    started = time.monotonic()
     assert router.create("x").status_code == 201
-    assert 0.9 < time.monotonic() - started < 5
+    first, again = api.asked("POST", f"{CR}/namespaces/default/sandboxes")
+    assert 0.9 < again.at - first.at < 5
 
 
 @pytest.mark.parametrize("verb, call", [
@@ -636,7 +669,7 @@ def test_I37_each_right_that_is_missing_is_named_to_who_needs_it(api, router):
             {"name": "sandbox", "containerID": "containerd://1", "state": {"running": {}}}])
         wait_for(lambda: client.get("/api/v1/sandboxes/run").json()["status"] == "Running"
                  and client.get("/api/v1/sandboxes/stopped").json()["status"] == "Stopped"
-                 and router.metric('agenttier_kubernetes_cached_objects{kind="Pod"}') == 1, 10, 0.05, "the phases")
+                 and router.metric('agenttier_kubernetes_cached_objects{kind="Pod"}') == 1, 30, 0.05, "the phases")
         assert client.post("/api/v1/sandboxes/run/ports", json={"port": 9}).status_code == 201
         assert client.post("/api/v1/templates", json={"name": "mine", "image": {"repository": "x:1"}}).status_code == 201
         for verb, resource, call in NEEDED:
@@ -648,8 +681,8 @@ def test_I37_each_right_that_is_missing_is_named_to_who_needs_it(api, router):
 def test_I15_I37_the_start_names_permissions_that_the_account_lacks(api):
     api.forbidden |= {("create", "pods/exec"), ("delete", "secrets", "agenttier"), ("create", "tokenreviews")}
     with ClusterRouter(api) as router:
-        wait_for(lambda: router.tail().count("lacks a permission") == 3, 10, what="three warnings")
-        lines = [json.loads(line) for line in router.tail().splitlines() if "lacks a permission" in line]
+        wait_for(lambda: len(router.records("lacks a permission")) == 3, 30, what="three warnings")
+        lines = router.records("lacks a permission")
         assert [(x["resource"], x["verbs"]) for x in lines] == [
             ("pods/exec", "create"), ("secrets", "delete"), ("tokenreviews.authentication.k8s.io", "create")]
 
@@ -659,7 +692,7 @@ def test_I37_an_apiserver_that_starts_with_the_router_makes_no_permission_missin
     refused = body({"kind": "SelfSubjectAccessReview", "apiVersion": "authorization.k8s.io/v1", "status": {"allowed": False}}, 201)
     api.go_away()
     with ClusterRouter(api, ready=False) as router:
-        wait_for(lambda: "does not answer" in router.log.read_text(), 10, what="it to be missed")
+        wait_for(lambda: "does not answer" in router.log.read_text(), 30, what="it to be missed")
         api.on("POST", "selfsubjectaccessreviews", refused, times=3)
         api.come_back()
         wait_for(lambda: "has all permissions that it needs" in router.log.read_text(), 60, what="the check")
@@ -669,7 +702,7 @@ def test_I37_an_apiserver_that_starts_with_the_router_makes_no_permission_missin
 def test_a_check_of_permissions_that_hangs_does_not_keep_the_router_from_ending(api):
     api.on("POST", "selfsubjectaccessreviews", hang())
     with ClusterRouter(api) as router:
-        wait_for(lambda: api.asked("POST", "selfsubjectaccessreviews"), 10, what="the question")
+        wait_for(lambda: api.asked("POST", "selfsubjectaccessreviews"), 30, what="the question")
         asked = time.monotonic()
         assert router.terminate() == 0
         assert time.monotonic() - asked < 20  # a call has 30 s
@@ -678,10 +711,10 @@ def test_a_check_of_permissions_that_hangs_does_not_keep_the_router_from_ending(
 def test_a_kind_that_may_not_be_listed_keeps_the_router_unready_and_is_named(api):
     api.forbidden.add(("list", "sandboxes"))
     with ClusterRouter(api, ready=False) as router:
-        wait_for(lambda: 'cannot list resource \\"sandboxes\\"' in router.tail(), 10, what="the reason in the log")
+        wait_for(lambda: 'cannot list resource \\"sandboxes\\"' in router.log.read_text(), 30, what="the reason in the log")
         assert router.readyz().status_code == 503
         api.forbidden.clear()
-        wait_for(lambda: router.readyz().status_code == 200, 15, what="readiness")
+        wait_for(lambda: router.readyz().status_code == 200, 30, what="readiness")
 
 
 def test_events_are_a_convenience(api):
@@ -767,16 +800,20 @@ def test_a_slow_apiserver_does_not_hold_reads_up(api, router):
     with router.client() as client:
         router.create("a", client)
         api.on("POST", "/sandboxes", hang())
-        threads = [threading.Thread(target=lambda i=i: router.create(f"h{i}", router.client(timeout=3)), daemon=True)
-                   for i in range(12)]
+        before, answered = len(api.asked("POST", "/sandboxes$")), []
+        threads = [threading.Thread(target=lambda i=i: answered.append(router.create(f"h{i}"))) for i in range(12)]
         for t in threads:
             t.start()
-        time.sleep(0.3)
+        wait_for(lambda: len(api.asked("POST", "/sandboxes$")) - before == 12, 20, what="writes that hang")
         started = time.monotonic()
         for _ in range(50):
             assert client.get("/api/v1/sandboxes/a").status_code == 200
-        assert time.monotonic() - started < 2
+        # None of them waited for a write, which takes 30 s; a loaded machine needs a while for 50 reads, too.
+        assert time.monotonic() - started < 10 and not answered
         api.stopping.set()
+        api.go_away()
+        for t in threads:
+            t.join()
 
 
 def test_governance_is_read_from_the_install_namespace(api):
@@ -789,7 +826,7 @@ def test_governance_is_read_from_the_install_namespace(api):
 def test_template_changes_are_followed(api, router):
     api.put("clustersandboxtemplates", template("second"))
     with router.client() as client:
-        wait_for(lambda: len(client.get("/api/v1/templates").json()["templates"]) == 2, 5, 0.02, "the second template")
+        wait_for(lambda: len(client.get("/api/v1/templates").json()["templates"]) == 2, 30, 0.02, "the second template")
 
 
 def test_the_fake_itself_keeps_to_the_rules():

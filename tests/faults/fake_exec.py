@@ -10,8 +10,9 @@ import fcntl
 import hashlib
 import json
 import os
-import select
+import pathlib
 import shutil
+import signal
 import socket
 import ssl
 import struct
@@ -20,9 +21,11 @@ import termios
 import threading
 import time
 import urllib.parse
+import uuid
 
 GUID = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
 SUCCESS = b'{"kind":"Status","status":"Success"}'
+LINGER = 60  # at most: for the other side's close
 
 
 def status_of(code):
@@ -49,6 +52,16 @@ def read_head(conn):
         headers[name.strip().lower()] = value.strip()
     method, target, _ = text[0].split(" ")
     return method, headers, target
+
+
+def part(conn):
+    """Closes when the other side has: a socket that is closed with something unread takes back what was sent last."""
+    with contextlib.suppress(OSError, ValueError):
+        conn.shutdown(socket.SHUT_WR)
+        conn.settimeout(LINGER)
+        while conn.recv(65536):
+            pass
+    conn.close()
 
 
 class Socket:
@@ -114,6 +127,9 @@ class FakeExec:
         self.masters = []
         self.processes = []
         self.sockets = []
+        self.threads = []
+        self.closing = threading.Event()
+        self.hostname = f"pod-{uuid.uuid4()}"  # everything that runs in the pod has it in its environment
         self.tls = None
         if not listen:  # connections come from another fake
             return
@@ -132,13 +148,25 @@ class FakeExec:
                 self.listener.shutdown(socket.SHUT_RDWR)  # wakes who accepts: its descriptor may soon be another's
             self.acceptor.join(10)
             self.listener.close()
-        for process in self.processes:
-            try:
-                os.killpg(process.pid, 9)
-            except OSError:
-                pass
-        for master in self.masters:
-            os.close(master)
+        self.closing.set()
+        self._kill_all()
+        for web in list(self.sockets):
+            with contextlib.suppress(OSError):
+                web.conn.shutdown(socket.SHUT_RDWR)
+        for thread in list(self.threads):
+            thread.join(10)
+        self._kill_all()  # what began meanwhile
+        if not any(thread.is_alive() for thread in self.threads):  # or its descriptor would soon be another's
+            for master in self.masters:
+                os.close(master)
+
+    def _kill_all(self):
+        """By their environment: the number of a process that has ended may be that of another one by now."""
+        mark = f"HOSTNAME={self.hostname}".encode()
+        for entry in os.listdir("/proc"):
+            with contextlib.suppress(OSError, ValueError):
+                if mark in pathlib.Path("/proc", entry, "environ").read_bytes().split(b"\0"):
+                    os.kill(int(entry), signal.SIGKILL)
 
     def kubeconfig(self):
         """Path of a kubeconfig for this server."""
@@ -171,12 +199,14 @@ current-context: fake
                 conn, _ = self.listener.accept()
             except OSError:
                 return
-            threading.Thread(target=self._serve, args=(conn,), daemon=True).start()
+            thread = threading.Thread(target=self._serve, args=(conn,), daemon=True)
+            self.threads.append(thread)
+            thread.start()
 
     def _serve(self, conn):
         try:
             if self.faults.get("silent_tls"):
-                time.sleep(60)
+                self.closing.wait(60)
                 return
             conn.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             if self.tls:
@@ -187,10 +217,11 @@ current-context: fake
         except (OSError, EOFError, ValueError):
             pass
         finally:
-            conn.close()
+            part(conn)
 
     def handle(self, conn, method, headers, target):
         self.requests.append((method, target, headers))
+        self.threads.append(threading.current_thread())
         query = urllib.parse.parse_qs(urllib.parse.urlsplit(target).query, keep_blank_values=True)
         fault = dict(self.faults)
         fault.update(fault.get("tty" if query.get("tty") == ["true"] else "guard", {}))
@@ -200,10 +231,10 @@ current-context: fake
             return self._refuse(conn, *fault["refuse"])
         if "raw" in fault:
             conn.sendall(fault["raw"])
-            time.sleep(fault.get("hold", 0))
+            self.closing.wait(fault.get("hold", 0))
             return None
         if fault.get("silent_upgrade"):
-            return time.sleep(60)
+            return self.closing.wait(60)
         offered = [p.strip() for p in headers.get("sec-websocket-protocol", "").split(",")]
         if fault.get("refuse_v5") and "v5.channel.k8s.io" in offered:
             return self._refuse(conn, 400, "unable to upgrade: websocket protocol")
@@ -221,10 +252,6 @@ current-context: fake
     def _refuse(conn, status, body):
         body = body.encode() if isinstance(body, str) else body
         conn.sendall(f"HTTP/1.1 {status} X\r\nContent-Length: {len(body)}\r\n\r\n".encode() + body)
-        try:
-            conn.shutdown(socket.SHUT_WR)
-        except OSError:
-            pass
 
     @staticmethod
     def _send_held(web, held, lose):
@@ -244,13 +271,12 @@ current-context: fake
             web.send(struct.pack(">H", 1000), 8)
             return None
         if fault.get("stall"):
-            while True:  # reads and answers nothing
-                time.sleep(1)
+            return self.closing.wait()  # reads and answers nothing
         argv = query["command"]
         if argv[0] == "/bin/sh":
             argv = self.shell + argv[1:]
         own = {k: v for k, v in os.environ.items() if not k.startswith("AGENTTIER_")}
-        env = dict(own, HOME="/", **({"PATH": self.path} if self.path else {}))
+        env = dict(own, HOME="/", HOSTNAME=self.hostname, **({"PATH": self.path} if self.path else {}))
         env.update(fault.get("env", {}))
         if query.get("tty") == ["true"]:
             return self._run_on_terminal(web, argv, {**env, "TERM": "xterm"}, fault)
@@ -279,11 +305,9 @@ current-context: fake
             except (EOFError, OSError, ValueError):
                 pass
             gone.set()
-            try:
-                if stdin and not process.stdin.closed:
+            if stdin and not process.stdin.closed:
+                with contextlib.suppress(OSError):
                     process.stdin.close()
-            except OSError:
-                pass
 
         sent = [0]
         held = {}  # of "status_first" and "lose": the output travels last, and not all of it
@@ -311,32 +335,32 @@ current-context: fake
             if gone.is_set():
                 pipe.close()
 
-        threads = [threading.Thread(target=feed, daemon=True)]
+        feeder = threading.Thread(target=feed, daemon=True)
         pumps = [threading.Thread(target=pump, args=(process.stdout, 1), daemon=True),
                  threading.Thread(target=pump, args=(process.stderr, 2), daemon=True)]
-        for thread in threads + pumps:
+        for thread in [feeder, *pumps]:
             thread.start()
         for thread in pumps:  # as containerd does: until nobody holds the pipes any more
             thread.join()
         code = process.wait()
+        with contextlib.suppress(OSError):
+            if "lose" in fault:
+                self._send_held(web, held, fault["lose"])
+            self._send_end(web, code, fault, (lambda: self._send_held(web, held, 0)) if "status_first" in fault else None)
+        feeder.join(LINGER)  # until the other side has closed
+        return None
+
+    def _send_end(self, web, code, fault, after_status=None):
         if fault.get("no_status"):
             web.conn.shutdown(socket.SHUT_RDWR)
             return
-        try:
-            if "lose" in fault:
-                self._send_held(web, held, fault["lose"])
-            web.send(b"\x03" + fault.get("status", status_of(code)))
-            if "status_first" in fault:
-                self._send_held(web, held, 0)
-                web.send(struct.pack(">H", 1000), 8)
-                gone.wait(60)  # closed with something unread it would take back what was sent
-            if fault.get("never_close"):
-                time.sleep(30)
-            web.send(struct.pack(">H", 1000), 8)
-            web.conn.settimeout(1)
-            select.select([web.conn], [], [], 0.2)
-        except OSError:
-            pass
+        web.send(b"\x03" + fault.get("status", status_of(code)))
+        for then in (after_status, fault.get("told")):
+            if then:
+                then()
+        if fault.get("never_close"):
+            self.closing.wait(30)
+        web.send(struct.pack(">H", 1000), 8)
 
     def _run_on_terminal(self, web, argv, env, fault):
         master, slave = os.openpty()
@@ -361,7 +385,8 @@ current-context: fake
             except (EOFError, OSError, ValueError):
                 pass
 
-        threading.Thread(target=feed, daemon=True).start()
+        feeder = threading.Thread(target=feed, daemon=True)
+        feeder.start()
         sent = 0
         try:
             while True:
@@ -374,16 +399,9 @@ current-context: fake
         except OSError:
             pass  # the last process has closed it, or nobody listens
         code = process.wait()
-        try:
-            if fault.get("no_status"):
-                web.conn.shutdown(socket.SHUT_RDWR)
-                return
-            web.send(b"\x03" + fault.get("status", status_of(code)))
-            web.send(struct.pack(">H", 1000), 8)
-            web.conn.settimeout(1)
-            select.select([web.conn], [], [], 0.2)
-        except OSError:
-            pass
+        with contextlib.suppress(OSError):
+            self._send_end(web, code, fault)
+        feeder.join(LINGER)  # until the other side has closed
 
 
 def make_certificate(directory):

@@ -10,10 +10,9 @@ import threading
 import time
 
 import pytest
-from test_exec_access import FakeExec, busybox, mark, processes, start, wait_gone  # noqa: F401
+from test_exec_access import LONG, FakeExec, busybox, mark, processes, start, wait_gone, wait_there, wait_until  # noqa: F401
 
-pytestmark = pytest.mark.timeout(180)
-LONG = 60
+pytestmark = pytest.mark.timeout(300)
 
 
 @pytest.fixture(scope="session")
@@ -121,13 +120,6 @@ class Terminal:
         return self.wait().told("error")
 
 
-def wait_there(name, count):
-    deadline = time.monotonic() + LONG
-    while len(processes(name)) < count:
-        assert time.monotonic() < deadline, processes(name)
-        time.sleep(0.05)
-
-
 def gone(server):
     """Every process that was started in the pod for terminals."""
     deadline = time.monotonic() + LONG
@@ -158,10 +150,7 @@ def test_5_5_resize_frames(one):
     t = Terminal(one)
     assert "40 120" in t.ask("stty size")
     t.resize()
-    deadline = time.monotonic() + LONG
-    while one.sizes[-1] != (100, 44):
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
+    wait_until(lambda: one.sizes[-1] == (100, 44), "the new size")
     assert "44 100" in t.ask("stty size")
     t.close()
     t.wait()
@@ -384,8 +373,6 @@ def test_5_6_a_tmux_session_survives(tmux, tmp_path, mark, kill):
     assert again.told("result") == {"exitCode": 0}
     again.wait()
     wait_sessions(tmp_path, [])
-    for pid, _ in processes(mark):
-        os.kill(pid, signal.SIGKILL)
 
 
 def test_5_6_a_tmux_that_does_not_work_is_no_obstacle(one, tmp_path):

@@ -268,6 +268,12 @@ pid_t registry_serve(struct registry *r, int socket, bool *ended) {
     return whole ? m.pid : 0;
 }
 
+bool registry_is_terminal(const struct registry *r, pid_t pid) {
+    for (size_t i = 0; i < r->count; i++)
+        if (r->entries[i]->pid == pid && r->entries[i]->key.kind == EXEC_TERMINAL) return true;
+    return false;
+}
+
 void registry_forget(struct registry *r, pid_t pid) {
     for (size_t i = r->count; i-- > 0;)
         if (r->entries[i]->pid == pid) remove_entry(r, i);

@@ -82,5 +82,7 @@ struct registry {
 /* Serves one message that waits on `socket`. Returns the process it came from, or 0; *ended:
  * its command has ended. */
 pid_t registry_serve(struct registry *r, int socket, bool *ended);
+/* Whether the process has a terminal and no command. */
+bool registry_is_terminal(const struct registry *r, pid_t pid);
 /* The process is gone. */
 void registry_forget(struct registry *r, pid_t pid);

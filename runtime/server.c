@@ -135,12 +135,22 @@ static void serve_registry(struct server *s) {
 
 /* --- the end ---------------------------------------------------------------------------- */
 
-static void signal_all(int sig) {
+/* Everyone gets TERM once: what a command has started, from the command's supervisor. A second one a moment
+ * later would be taken for impatience by programs that clean up at the first. */
+static void ask_to_end(const struct server *s) {
+    pid_t heads[CHILDREN_MAX];
+    size_t count = 0;
+    for (size_t i = 0; i < s->count; i++)
+        if (!registry_is_terminal(&s->registry, s->children[i].pid)) heads[count++] = s->children[i].pid;
+    tree_signal_heads(SIGTERM, getpid() == 1, heads, count);
+}
+
+static void kill_all(void) {
     /* Process 1 of a PID namespace reaches all of it at once; anyone else must look. */
     if (getpid() == 1)
-        kill(-1, sig);
+        kill(-1, SIGKILL);
     else
-        tree_signal(sig);
+        tree_signal(SIGKILL);
 }
 
 static void wait_for_children(struct server *s, int64_t ms) {
@@ -157,12 +167,12 @@ static int end_everything(struct server *s) {
     close(s->options->listen_fd);
     int64_t deadline = monotonic_ms() + (int64_t)s->options->grace_seconds * 1000;
     log_info("stopping", "grace", log_int(s->options->grace_seconds), NULL);
-    signal_all(SIGTERM);
+    ask_to_end(s);
     bool left = reap(s);
     for (int64_t ms; left && (ms = deadline - monotonic_ms()) > 0; left = reap(s))
         wait_for_children(s, ms);
     for (int pass = 0; left && pass < KILL_PASSES; pass++) {
-        signal_all(SIGKILL);
+        kill_all();
         wait_for_children(s, KILL_PAUSE_MS);
         left = reap(s);
     }

@@ -106,6 +106,26 @@ size_t tree_signal(int sig) {
     return count;
 }
 
+/* The steps are bounded because of the circles that a snapshot may have. */
+static bool is_below(const struct snapshot *s, const struct process *p, const pid_t *heads, size_t count) {
+    for (size_t steps = 0; p && steps < s->count; steps++, p = find(s, p->parent))
+        for (size_t i = 0; i < count; i++)
+            if (p->parent == heads[i]) return true;
+    return false;
+}
+
+void tree_signal_heads(int sig, bool everyone, const pid_t *heads, size_t count) {
+    struct snapshot s = {0};
+    pid_t root = getpid();
+    if (!take_snapshot(&s) && everyone) kill(-1, sig); /* without /proc: rather twice than not at all */
+    for (size_t i = 0; i < s.count; i++) {
+        struct process *p = &s.items[i];
+        bool ours = p->pid != root && (everyone || is_descendant(&s, p, root));
+        if (ours && !is_below(&s, p, heads, count)) kill(p->pid, sig);
+    }
+    free(s.items);
+}
+
 void tree_terminate(void) {
     struct snapshot before = {0};
     int64_t limit = monotonic_ms() + FREEZE_LIMIT_MS;

@@ -11,8 +11,13 @@ import signal
 import socket
 import struct
 import subprocess
+import sys
 import tempfile
 import time
+
+sys.path.append(str(pathlib.Path(__file__).resolve().parents[1] / "api"))
+
+from harness import free_port  # noqa: E402
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 BUILD = pathlib.Path(os.environ.get("AGENTTIER_BUILD", ROOT / "build-san"))
@@ -25,7 +30,8 @@ FRAME_MAX = 65536
 running = []
 
 
-def wait_for(condition, timeout=20, what="condition"):
+def wait_for(condition, timeout=60, what="condition"):
+    """The time is for a slow or busy machine: of what comes sooner or later, not of what has to come soon."""
     deadline = time.monotonic() + timeout
     while True:
         value = condition()
@@ -85,9 +91,7 @@ class Runtime:
             command.append(f"--listen-fd={listener.fileno()}")
             options["pass_fds"] = [listener.fileno()]
         else:
-            with socket.socket() as probe:
-                probe.bind(("127.0.0.1", 0))
-                self.port = probe.getsockname()[1]
+            self.port = free_port()
             command.append(f"--listen-addr=127.0.0.1:{self.port}")
             if token is not None:
                 env["AGENTTIER_RUNTIME_TOKEN"] = token
@@ -162,7 +166,7 @@ class Runtime:
             spec["command"] = command
         return Stream(self, spec)
 
-    def end(self, timeout=30):
+    def end(self, timeout=60):
         """SIGTERM; the exit status."""
         if self in running:
             running.remove(self)

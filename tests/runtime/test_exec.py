@@ -1,5 +1,6 @@
 """POST /exec, /exec/stream, /exec/{id}: docs/runtime-protocol.md, controller.md 18.4, lessons I1 to I8, I11, I13, I30, S14."""
 
+import contextlib
 import hashlib
 import json
 import os
@@ -56,9 +57,9 @@ def test_I4_timeout_ends_the_whole_tree(rt):
     n = mark()
     started = time.monotonic()
     result = rt.exec(["/bin/sh", "-c", f"trap '' TERM; (setsid sleep {n} &) ; setsid sh -c 'sleep {n} & sleep {n}' & echo on; sleep {n}"],
-                     timeoutSeconds=1)
+                     timeoutSeconds=3)
     assert result["timedOut"] and result["exitCode"] == -1 and result["stdout"] == "on\n"
-    assert 0.9 < time.monotonic() - started < 30
+    assert 2.9 < time.monotonic() - started < 30
     assert not processes_with(n)
 
 
@@ -78,7 +79,7 @@ def test_background_children_live_on_and_delay_nothing(rt):
     result = rt.exec(["/bin/sh", "-c", f"sleep {n} & echo done"])
     assert result["exitCode"] == 0 and result["stdout"] == "done\n"
     assert time.monotonic() - started < 10
-    (pid,) = processes_with(f"sleep\0{n}")
+    (pid,) = wait_for(lambda: processes_with(f"sleep\0{n}"), what="the child's own program")
     os.kill(pid, signal.SIGKILL)
 
 
@@ -189,14 +190,16 @@ def test_output_limit_is_of_each_stream(rt):
 
 
 def test_back_pressure_stops_the_output_not_the_timeout(rt):
-    stream = rt.stream(["/bin/sh", "-c", "yes | head -c 300000000"], timeoutMs=1500, outputLimit=1 << 28)
-    time.sleep(3)
+    n = mark()
+    stream = rt.stream(["/bin/sh", "-c", f"yes {n} | head -c 300000000"], timeoutMs=3000, outputLimit=1 << 28)
+    stream.until("h")  # it runs
+    wait_for(lambda: not processes_with(n), what="its end though nobody reads")
     out, _, outcome, _ = stream.result()
     assert outcome["timedOut"] and len(out) < 50000000
 
 
 def test_I5_silence_is_filled(rt):
-    stream = rt.stream(["/bin/sleep", "10.6"])
+    stream = rt.stream(["/bin/sleep", "15"])
     assert [stream.frame()[0], stream.frame()[0]] == ["h", "h"]
     assert stream.result()[2]["exitCode"] == 0
 
@@ -262,10 +265,16 @@ def test_without_upgrade_426(rt):
 # ---- kept commands ----
 
 def test_I8_kept_exec_is_attached_again_from_its_first_byte(rt):
-    command = ["/bin/sh", "-c", "echo one; sleep 0.5; echo two; exit 4"]
+    gate = rt.folder / "kept-gate"
+    command = ["/bin/sh", "-c", f"echo one; until test -e {gate}; do sleep 0.05; done; echo two; exit 4"]
     first = rt.stream(command, id="kept-1", keep=True, digest="d1")
     assert first.until("o") == b"one\n"
     first.close()
+    second = rt.stream(command, id="kept-1", keep=True, digest="d1")
+    assert second.until("o") == b"one\n"
+    gate.touch()
+    out, _, outcome, _ = second.result()
+    assert out == b"two\n" and outcome["exitCode"] == 4
     out, _, outcome, _ = rt.stream(command, id="kept-1", keep=True, digest="d1").result()
     assert out == b"one\ntwo\n" and outcome["exitCode"] == 4
     out, _, outcome, _ = rt.stream(id="kept-1", attach=True).result()
@@ -333,4 +342,5 @@ def test_I6_a_supervisor_that_is_killed_invents_no_outcome(own):
     wait_for(lambda: runtime.ask("GET", "/exec/killed").status == 404, what="that the id is forgotten")
     assert runtime.exec(["/bin/true"])["exitCode"] == 0
     for pid in processes_with(n):
-        os.kill(pid, signal.SIGKILL)
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)

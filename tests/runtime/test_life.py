@@ -1,5 +1,6 @@
 """Dial, orphans, the end, memory: docs/runtime-protocol.md, controller.md 18.1, lesson I2."""
 
+import contextlib
 import os
 import pathlib
 import shutil
@@ -64,11 +65,10 @@ def test_dial_by_upgrade(rt, listener):
 
 
 def test_dial_errors(rt):
-    with socket.socket() as closed:
-        closed.bind(("127.0.0.1", 0))
-        port = closed.getsockname()[1]
     upgrade = [("Connection", "Upgrade"), ("Upgrade", "agenttier-dial")]
-    rt.ask("POST", f"/dial?port={port}", b"", headers=upgrade).error(502, "port_closed")
+    with socket.socket() as silent:  # bound, so that it is nobody else's, and not listening
+        silent.bind(("127.0.0.1", 0))
+        rt.ask("POST", f"/dial?port={silent.getsockname()[1]}", b"", headers=upgrade).error(502, "port_closed")
     for port in ("0", "65536", "-1", "x", ""):
         rt.ask("POST", f"/dial?port={port}", b"", headers=upgrade).error(400)
     rt.ask("POST", "/dial", b"", headers=upgrade).error(400)
@@ -121,7 +121,7 @@ def test_I2_orphans_are_reaped_also_without_being_process_1(own):
 
 def test_18_1_the_end(own):
     """SIGTERM: what runs gets TERM and, after the grace, KILL; the exit status is 0 and nothing is left."""
-    runtime = own("unix", flags=["--grace-seconds=1"])
+    runtime = own("unix", flags=["--grace-seconds=5"])
     n = mark()
     polite = runtime.stream(["/bin/sh", "-c", "trap 'echo asked; exit 0' TERM; echo on; while :; do sleep 0.05; done"])
     rude = runtime.stream(["/bin/sh", "-c", f"trap '' TERM; setsid sh -c 'trap \"\" TERM; sleep {n}' & echo on; sleep {n}"])
@@ -132,6 +132,34 @@ def test_18_1_the_end(own):
     assert time.monotonic() - started < 20
     assert polite.result()[0] == b"asked\n"
     wait_for(lambda: not processes_with(n), what="that nothing is left")
+
+
+@pytest.mark.parametrize("as_process_1", [False, True])
+def test_18_1_each_is_asked_once(own, as_process_1):
+    """A second TERM a moment after the first would be taken for impatience: by a command, by what it has left behind, by what an
+    earlier one has left behind."""
+    prefix = in_new_pid_namespace() if as_process_1 else []
+    if prefix is None:
+        pytest.skip("no pid namespaces here")
+    runtime = own("unix", flags=["--grace-seconds=30"], wrap=prefix)
+    slowly = runtime.folder / "slowly"
+    slowly.write_text("trap 'echo asked >>$1' TERM\necho on >>$1\nuntil [ -s $1.end ]; do sleep 0.05; done\n")
+    logs = [runtime.folder / name for name in ("orphan", "child", "command")]
+    runtime.sh(f"setsid sh {slowly} {logs[0]} >/dev/null 2>&1 &")
+    stream = runtime.stream(["/bin/sh", "-c", f"setsid sh {slowly} {logs[1]} & exec sh {slowly} {logs[2]}"])
+    for log in logs:
+        wait_for(lambda: log.exists() and log.read_text() == "on\n", what="three that run")
+    ends = threading.Thread(target=runtime.end)
+    ends.start()
+    for log in logs:
+        wait_for(lambda: "asked" in log.read_text(), what="that each is asked")
+    time.sleep(0.3)  # for what must not come
+    assert [log.read_text() for log in logs] == ["on\nasked\n"] * 3
+    for log in logs:
+        log.with_name(log.name + ".end").write_text("now")
+    ends.join()
+    assert runtime.process.returncode == 0
+    stream.close()
 
 
 def test_process_1_cannot_be_stopped_from_inside(own):
@@ -167,12 +195,15 @@ def rss(pid):
     return int(pathlib.Path(f"/proc/{pid}/statm").read_text().split()[1]) * 4096
 
 
-def tree_of(pid):
+def running(pid, program):
+    """Those in the tree below a process, and itself, that run the program."""
     pids, todo = [], [pid]
     while todo:
         parent = todo.pop()
-        pids.append(parent)
-        todo += [int(p) for p in pathlib.Path(f"/proc/{parent}/task/{parent}/children").read_text().split()]
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # it may end meanwhile
+            if os.readlink(f"/proc/{parent}/exe") == str(program.resolve()):
+                pids.append(parent)
+            todo += [int(p) for p in pathlib.Path(f"/proc/{parent}/task/{parent}/children").read_text().split()]
     return pids
 
 
@@ -190,9 +221,9 @@ def test_resident_memory_is_below_2_mib(own):
     assert rss(runtime.process.pid) < 2 << 20
     stream = runtime.stream(["/bin/sleep", "60"])
     stream.until("h")
-    own_processes = [p for p in tree_of(runtime.process.pid)
-                     if pathlib.Path(f"/proc/{p}/exe").exists() and os.readlink(f"/proc/{p}/exe") == str(release.resolve())]
-    assert len(own_processes) == 2 and all(rss(p) < 2 << 20 for p in own_processes)
+    # Those of earlier requests may take a moment to end.
+    own_processes = wait_for(lambda: len(found := running(runtime.process.pid, release)) == 2 and found, what="two processes of the runtime")
+    assert all(rss(p) < 2 << 20 for p in own_processes)
     stream.close()
 
 

@@ -12,7 +12,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-#define LOCK_WAIT_MS  500
+#define LOCK_WAIT_MS  5000
 #define UID_MAX       63
 #define SOCKET_SUFFIX "/run/.sock"
 
@@ -47,7 +47,7 @@ static bool take_lock(struct state_dir *state, struct error *err) {
     char text[32] = {0};
     bool locked = flock(state->lock_fd, LOCK_EX | LOCK_NB) == 0;
     /* A Router that was killed while it started a sandbox has left a process that has the lock until it
-     * executes bubblewrap: a matter of milliseconds. */
+     * executes bubblewrap: a matter of milliseconds, of many where the machine is busy. */
     for (int waited = 0; !locked && errno == EWOULDBLOCK && waited < LOCK_WAIT_MS; waited += 10) {
         usleep(10000);
         locked = flock(state->lock_fd, LOCK_EX | LOCK_NB) == 0;

@@ -80,8 +80,9 @@ void terminals_leave(struct terminals *t, const char *sub, const char *uid, enum
     change(t->users, sub, -1);
     change(t->sandboxes, uid, -1);
     pthread_mutex_unlock(&t->lock);
-    atomic_fetch_sub(&t->active, 1);
+    /* In this order: who sees that it is gone sees why, too. */
     atomic_fetch_add(&t->ended[how], 1);
+    atomic_fetch_sub(&t->active, 1);
 }
 
 _Atomic int64_t *terminals_held(struct terminals *t) {

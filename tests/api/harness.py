@@ -369,7 +369,7 @@ class Sandbox:
     def server(self, source, port, timeout=90):
         """Starts a Python program in the background and forwards `port` once it listens there."""
         self.write(f"/tmp/server-{port}.py", source.encode())
-        self.run(f"nohup python3 /tmp/server-{port}.py > /tmp/server-{port}.log 2>&1 &")
+        self.run(f"nohup python3 /tmp/server-{port}.py > /tmp/server-{port}.log 2>&1 & echo $! > /tmp/server-{port}.pid")
         probe = f"""
 import socket, sys, time
 for _ in range({timeout} * 10 - 50):
@@ -383,6 +383,10 @@ sys.exit(open("/tmp/server-{port}.log").read())
         answer = self.post("/ports", json={"port": port})
         assert answer.status_code == 201, answer.text
         return f"{self.base}/preview/{port}"
+
+    def end_server(self, port):
+        """Ends what server() has started: nobody listens there afterwards."""
+        self.run(f"pid=$(cat /tmp/server-{port}.pid); kill -9 $pid; while kill -0 $pid 2>/dev/null; do sleep 0.05; done", timeout=60)
 
     def remove(self):
         self.delete()

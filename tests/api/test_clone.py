@@ -489,7 +489,7 @@ def test_a_snapshot_that_is_being_restored_is_not_deleted(fresh):
         wait_for(lambda: backups(source)[0]["readyToUse"], 60)
         copy = handle(router, source.client, restore(source, name)["name"])
         answer = source.delete("/backups/" + name)
-        if copy.status() == "Creating":
+        if copy.status() == "Creating":  # then it was before, too
             assert error_of(answer, 409)["code"] == "snapshot_in_use" and answer.headers["Retry-After"]
         copy.wait("Running", 120)
         assert copy.run(WHOLE) == source.whole
@@ -746,7 +746,8 @@ def test_a_long_copy_keeps_nobody_waiting(fresh):
     with Router(dev_auth=True) as router:
         big, small = slow_source(router, fresh + "-big"), router.sandbox(fresh + "-small")
         asked = [in_background(lambda: router.client().post(big.base + "/clone")) for _ in range(3)]
-        wait_for(lambda: any(n.endswith(".new") for n in folders(router)["snapshots"]), interval=0, what="a copy under way")
+        wait_for(lambda: any(n.endswith(".new") for n in folders(router)["snapshots"]) or all(a.done() for a in asked), interval=0,
+                 what="a copy under way")
         assert small.run("echo here") == "here\n" and big.run("echo here") == "here\n"
         copy = cloned(router, small)
         assert copy.status() == "Running"

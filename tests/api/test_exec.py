@@ -127,7 +127,7 @@ def test_1_12_output_above_8_MiB_is_cut_and_marked(box, stream):
 def test_1_12_endless_output_ends_with_the_timeout(box):
     started = time.monotonic()
     result = box.exec("yes", timeout=3)
-    assert time.monotonic() - started < 12
+    assert time.monotonic() - started < 13  # before timeout + 10 s
     assert result["timedOut"] and result["truncated"] and result["exitCode"] == -1
     assert len(result["stdout"]) <= LIMIT + 20
 
@@ -179,19 +179,19 @@ while :; do sleep 1.1002; done
     result = box.exec("sh /tmp/hide.sh", timeout=2)
     elapsed = time.monotonic() - started
     assert result["timedOut"] and result["exitCode"] == -1
-    assert elapsed < 10, elapsed  # TERM, 2 s, KILL: before timeout + 10 s
+    assert elapsed < 12, elapsed  # TERM, 2 s, KILL: before timeout + 10 s
     for pattern in ("sleep\x00611.7", "sleep\x00612.7", "613.7", "1.1001", "hide.sh"):
         wait_for(lambda: alive(box, pattern) == 0, 3, what=f"end of {pattern!r}")
 
 
 def test_I4_term_comes_before_kill(box):
-    result = box.exec("trap 'echo cleaned up; exit 0' TERM; while :; do sleep 0.1; done", timeout=1)
+    result = box.exec("trap 'echo cleaned up; exit 0' TERM; while :; do sleep 0.1; done", timeout=3)
     assert result["stdout"] == "cleaned up\n"
     assert result["timedOut"] and result["exitCode"] == -1
 
 
 def test_I4_output_before_the_timeout_is_kept(box):
-    result = box.exec("echo before; sleep 30; echo after", timeout=1)
+    result = box.exec("echo before; sleep 30; echo after", timeout=3)
     assert result["stdout"] == "before\n" and result["timedOut"]
 
 
@@ -203,11 +203,11 @@ def test_I1_I3_disconnect_kills_the_command(box, how):
     raw.send(f"POST {box.base}/exec HTTP/1.1\r\nHost: x\r\nX-API-Key: {box.router.keys['u1']}\r\n"
              f"Content-Length: {len(body)}\r\n\r\n{body}")
     pattern = marker.replace(" ", "\x00")
-    wait_for(lambda: alive(box, pattern) == 2, 10, what="start of the command")
+    wait_for(lambda: alive(box, pattern) == 2, what="start of the command")
     if how == "reset":
         raw.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
     raw.socket.close()
-    wait_for(lambda: alive(box, pattern) == 0, 10, what="end of the command")
+    wait_for(lambda: alive(box, pattern) == 0, what="end of the command")
 
 
 def test_tutorial_7_background_processes_survive_and_do_not_delay(box):
@@ -220,12 +220,13 @@ def test_tutorial_7_background_processes_survive_and_do_not_delay(box):
         assert "late" not in result["stdout"]
     time.sleep(1)
     for n in (1, 2, 3, 4):
-        assert alive(box, f"sleep\x00333.{n}") == 1
+        wait_for(lambda: alive(box, f"sleep\x00333.{n}") == 1, what=f"sleep 333.{n}")
     box.exec("kill $(ps -eo pid=,args= 2>/dev/null | grep '[s]leep 333' | awk '{print $1}') 2>/dev/null; true")
 
 
 def test_I4_background_processes_outlive_the_timeout_of_others(box):
     box.run("nohup sleep 444.1 > /dev/null 2>&1 &")
+    wait_for(lambda: alive(box, "sleep\x00444.1") == 1, what="the background process")
     assert box.exec("sleep 60", timeout=1)["timedOut"]
     assert alive(box, "sleep\x00444.1") == 1
 
@@ -233,7 +234,7 @@ def test_I4_background_processes_outlive_the_timeout_of_others(box):
 def test_I2_orphans_are_reaped(box):
     box.run("for i in $(seq 50); do (true &) ; done")
     script = "import os,re\nprint(sum('State:\\tZ' in open(f'/proc/{p}/status').read() for p in os.listdir('/proc') if p.isdigit()))"
-    wait_for(lambda: box.exec(["python3", "-c", script])["stdout"].strip() == "0", 5, what="no zombies")
+    wait_for(lambda: box.exec(["python3", "-c", script])["stdout"].strip() == "0", what="no zombies")
 
 
 def test_I7_a_stopped_command_meets_its_deadline(box):
@@ -260,13 +261,15 @@ def test_9_execs_run_in_parallel(box):
 
 
 def test_slow_command_of_one_client_does_not_block_another(keyed, box):
+    box.run("rm -rf /tmp/slow; mkdir /tmp/slow")
     with concurrent.futures.ThreadPoolExecutor(8) as pool:
-        slow = [pool.submit(box.exec, "sleep 6") for _ in range(8)]
-        time.sleep(0.5)
+        slow = [pool.submit(box.exec, f"touch /tmp/slow/{i}; until test -e /tmp/slow/go; do sleep 0.1; done", timeout=120) for i in range(8)]
+        wait_for(lambda: len(box.run("ls /tmp/slow").split()) == 8, what="eight slow commands")
         with keyed.client("u2") as other:
             for _ in range(20):
                 assert other.get("/api/v1/user/me").status_code == 200
         assert not any(f.done() for f in slow)
+        box.run("touch /tmp/slow/go")
         assert all(f.result()["exitCode"] == 0 for f in slow)
 
 
@@ -320,5 +323,5 @@ def test_4_3_activity_is_recorded(keyed, fresh):
     before = handle.get().json()["lastActivityAt"]
     time.sleep(3)
     handle.exec("true")
-    wait_for(lambda: handle.get().json()["lastActivityAt"] > before, 10, what="newer lastActivityAt")
+    wait_for(lambda: handle.get().json()["lastActivityAt"] > before, what="newer lastActivityAt")
     handle.remove()

@@ -256,7 +256,7 @@ def test_cut_upload_leaves_nothing_behind(box, framing):
             raw.send(request_head(box, "PUT", f"workspace/cut/{name}", header))
             raw.send(bytes(300000) if framing == "length" else b"493e0\r\n" + bytes(300000) + b"\r\n")
             time.sleep(0.3)
-    wait_for(lambda: box.run("ls -A /workspace/cut").split() == ["old"], 10, what="no temporary file")
+    wait_for(lambda: box.run("ls -A /workspace/cut").split() == ["old"], what="no temporary file")
     assert box.read("/workspace/cut/old") == b"old"
 
 

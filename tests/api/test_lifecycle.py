@@ -5,7 +5,6 @@ import concurrent.futures
 import contextlib
 import json
 import os
-import pathlib
 import re
 import signal
 import time
@@ -32,7 +31,7 @@ def test_2_4_create_answers_creating_then_running(keyed, u1, fresh):
     body = answer.json()
     assert {k: body[k] for k in ("sandboxId", "name", "namespace", "status", "templateRef")} == {
         "sandboxId": fresh, "name": fresh, "namespace": "default", "status": "Creating", "templateRef": TEMPLATE}
-    state = wait_for(lambda: (s := u1.get(f"{API}/sandboxes/{fresh}").json()) and s["status"] == "Running" and s, 20)
+    state = wait_for(lambda: (s := u1.get(f"{API}/sandboxes/{fresh}").json()) and s["status"] == "Running" and s)
     assert {"sandboxId", "name", "namespace", "status", "podName", "pvcName", "templateRef", "template", "mode", "createdAt",
             "message", "createdBy", "lastActivityAt"} <= set(state)
     assert state["template"] == state["templateRef"] == TEMPLATE
@@ -189,8 +188,10 @@ def test_1_14_pages(fleet, u1):
         error_of(u1.get(API + "/sandboxes", params=bad), 400)
 
 
-def test_tutorial_1_empty_lists_are_lists(keyed, u2):
-    assert u2.get(API + "/sandboxes").json()["sandboxes"] == []
+def test_tutorial_1_empty_lists_are_lists(keyed, fresh):
+    """Of somebody who never had one."""
+    with keyed.anonymous(headers={"Authorization": "Bearer " + keyed.issuer.token("nobody-" + fresh)}) as nobody:
+        assert nobody.get(API + "/sandboxes").json()["sandboxes"] == []
 
 
 # ---- patch ----
@@ -252,7 +253,7 @@ def test_O6_stop_and_resume_without_waiting(keyed, fresh):
     for i in range(5):
         handle.write("/workspace/n", str(i).encode())
         assert handle.post("/stop").status_code == 200
-        deadline = time.monotonic() + 20
+        deadline = time.monotonic() + 60
         while (answer := handle.post("/resume")).status_code != 200:
             error_of(answer, 409)
             assert time.monotonic() < deadline
@@ -284,12 +285,12 @@ def test_6_delete_is_permanent_and_the_name_is_free_again(keyed, fresh):
 def test_O5_delete_and_create_at_once_never_shows_the_old_files(keyed, fresh, u1, u2):
     keyed.sandbox(fresh, key="u1").write("/workspace/secret", b"of u1")
     assert u1.delete(f"{API}/sandboxes/{fresh}").status_code == 204
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 60
     while (answer := create(u2, fresh)).status_code != 201:
         error_of(answer, 409)  # still being deleted: retry
         assert time.monotonic() < deadline
         time.sleep(0.02)
-    wait_for(lambda: u2.get(f"{API}/sandboxes/{fresh}").json()["status"] == "Running", 30)
+    wait_for(lambda: u2.get(f"{API}/sandboxes/{fresh}").json()["status"] == "Running")
     assert u2.get(f"{API}/sandboxes/{fresh}/files/").json()["entries"] == []
     error_of(u1.get(f"{API}/sandboxes/{fresh}"), 404)
     u2.delete(f"{API}/sandboxes/{fresh}")
@@ -307,10 +308,10 @@ def test_2_4_delete_while_creating_and_twice(keyed, u1, fresh):
 def test_delete_ends_what_runs_in_it(keyed, fresh):
     handle = keyed.sandbox(fresh, key="u1")
     with concurrent.futures.ThreadPoolExecutor(1) as pool:
-        running = pool.submit(handle.post, "/exec", json={"command": "sleep 60; echo never"})
-        time.sleep(1)
+        running = pool.submit(handle.post, "/exec", json={"command": "touch /workspace/began; sleep 600; echo never"})
+        wait_for(lambda: handle.get("/files/workspace/began").status_code == 200, what="the command")
         assert handle.delete().status_code == 204
-        answer = running.result(20)
+        answer = running.result(60)
     assert answer.status_code != 200 or answer.json()["exitCode"] != 0, "I6: never a made-up success"
     handle.gone()
 
@@ -323,17 +324,22 @@ def test_churn_leaves_nothing(keyed, u1):
     with concurrent.futures.ThreadPoolExecutor(4) as pool:
         list(pool.map(life, range(16)))
     wait_for(lambda: not [p for p in processes_of(keyed.state_dir.name).values() if "churn" in p], what="no process of them")
-    left = [str(p) for p in pathlib.Path(keyed.state_dir).rglob("*churn*")]
-    assert not left, left
+
+
+    def left():  # not by pathlib: that finds fault with what goes while it looks
+        return [name for _, folders, files in os.walk(keyed.state_dir) for name in folders + files if "churn" in name]
+    wait_for(lambda: not left(), what="no file of them")
 
 
 # ---- timeouts ----
 
 def test_4_3_idle_timeout_stops(keyed, fresh):
-    handle = keyed.sandbox(fresh, key="u1", idleTimeout="3s")
-    started = time.monotonic()
+    began = time.monotonic()
+    handle = keyed.sandbox(fresh, key="u1", idleTimeout="5s")
+    running = time.monotonic()
     handle.wait("Stopped", 20)
-    assert 1.5 < time.monotonic() - started < 12
+    assert time.monotonic() - began > 4  # times are kept in seconds, cut off
+    assert time.monotonic() - running < 14
     assert "dle" in handle.get().json()["message"]
     handle.remove()
 
@@ -349,14 +355,14 @@ def test_W19_use_keeps_it_from_being_idle(keyed, fresh):
 
 
 def test_W19_a_long_command_counts_as_use(keyed, fresh):
-    handle = keyed.sandbox(fresh, key="u1", idleTimeout="3s")
-    assert handle.exec("sleep 8; echo done")["stdout"] == "done\n"
+    handle = keyed.sandbox(fresh, key="u1", idleTimeout="5s")
+    assert handle.exec("sleep 11; echo done")["stdout"] == "done\n"
     handle.remove()
 
 
 def test_max_runtime_stops(keyed, fresh):
-    handle = keyed.sandbox(fresh, key="u1", timeout="3s")
-    end = time.monotonic() + 15
+    handle = keyed.sandbox(fresh, key="u1", timeout="5s")
+    end = time.monotonic() + 30
     while handle.status() != "Stopped":
         handle.post("/exec", json={"command": "true"})
         assert time.monotonic() < end
@@ -386,19 +392,19 @@ def test_kill_9_of_the_router_and_adoption(own):
     """Sandboxes outlive the Router; what runs in them goes on; keys and files are there."""
     handle = own.sandbox("adopted", key="u1")
     handle.write("/workspace/f", b"content")
-    handle.run("nohup sh -c 'for i in $(seq 100); do echo $i > /workspace/.tick; mv /workspace/.tick /workspace/tick; sleep 0.1; done' > /dev/null 2>&1 &")
+    handle.run("nohup sh -c 'i=0; while :; do i=$((i+1)); echo $i > /workspace/.tick; mv /workspace/.tick /workspace/tick; sleep 0.1; done' > /dev/null 2>&1 &")
     stopped = own.sandbox("was-stopped", key="u1")
     stopped.post("/stop")
     stopped.wait("Stopped")
     own.kill()
-    time.sleep(1)
+    (tick,) = wait_for(lambda: list(own.state_dir.glob("sandboxes/*/workspace/tick")), what="the command's first step")
+    first = int(tick.read_text())
+    wait_for(lambda: int(tick.read_text()) > first + 5, what="that the command goes on while the Router is away")
     own.restart()
     handle.client, stopped.client = own.client("u1"), own.client("u1")
-    assert handle.wait("Running", 10)["name"] == "adopted"
+    assert handle.wait("Running", 30)["name"] == "adopted"
     first = int(handle.read("/workspace/tick"))
-    assert first > 5, "the command went on while the Router was away"
-    time.sleep(0.5)
-    assert int(handle.read("/workspace/tick")) > first
+    wait_for(lambda: int(handle.read("/workspace/tick")) > first, what="that it still goes on")
     assert handle.read("/workspace/f") == b"content"
     assert stopped.status() == "Stopped"
     stopped.post("/resume")
@@ -412,7 +418,7 @@ def test_sigterm_leaves_sandboxes_running(own):
     assert own.terminate() == 0
     own.restart()
     handle.client = own.client("u1")
-    handle.wait("Running", 10)
+    handle.wait("Running", 30)
     assert handle.run("kill -0 $(cat /tmp/pid) && echo alive") == "alive\n"
 
 
@@ -427,7 +433,7 @@ def test_I8_exec_with_key_survives_the_router(own):
         own.kill()
     own.restart()
     handle.client = own.client("u1")
-    handle.wait("Running", 10)
+    handle.wait("Running", 30)
     answer = handle.post("/exec", content=body, headers={"Idempotency-Key": "k1"})
     assert (answer.status_code, answer.json()["stdout"]) == (200, "result\n")
     assert handle.read("/workspace/log") == b"started\n"
@@ -443,8 +449,8 @@ def test_kill_9_during_creation_leaves_nothing_half_made(own):
     own.restart()
     with own.client("u1") as client:
         for i in range(4):
-            wait_for(lambda: client.get(f"{API}/sandboxes/half-{i}").json()["status"] == "Running", 20, what=f"half-{i}")
-        wait_for(lambda: client.get(f"{API}/sandboxes/half-gone").status_code == 404, 20)
+            wait_for(lambda: client.get(f"{API}/sandboxes/half-{i}").json()["status"] == "Running", what=f"half-{i}")
+        wait_for(lambda: client.get(f"{API}/sandboxes/half-gone").status_code == 404)
 
 
 def first_processes(router, name):
@@ -464,7 +470,7 @@ def test_killed_process_1_is_noticed(own):
         except ProcessLookupError:
             pass
     # restarted by itself, or in Error with a reason; never a Running that does not answer
-    deadline = time.monotonic() + 40
+    deadline = time.monotonic() + 60
     while True:
         state = handle.get().json()
         if state["status"] == "Error":
@@ -486,8 +492,8 @@ def test_a_command_cannot_kill_process_1(own):
     assert handle.run("echo alive") == "alive\n"
     # It ends its own supervisor too, so its outcome is not known and none is made up (I6).
     assert handle.post("/exec", json={"command": "kill -9 -1", "timeout": 5}).status_code in (200, 502)
-    assert handle.wait("Running", 30)
-    wait_for(lambda: handle.post("/exec", json={"command": "true"}).status_code == 200, 30)
+    assert handle.wait("Running")
+    wait_for(lambda: handle.post("/exec", json={"command": "true"}).status_code == 200)
 
 
 def test_O3_reads_survive_and_404_comes_from_knowledge(own):
@@ -513,7 +519,7 @@ def test_storage_size_is_held_against_what_the_workspace_takes():
             return client.get(f"{API}/sandboxes/{name}").json()
 
         def running(name):
-            wait_for(lambda: state(name)["status"] == "Running", 30, what=f"{name} to run")
+            wait_for(lambda: state(name)["status"] == "Running", what=f"{name} to run")
 
         def make(name, **body):
             assert create(client, name, **body).status_code == 201
@@ -527,10 +533,10 @@ def test_storage_size_is_held_against_what_the_workspace_takes():
             make(name, storage={"size": "4Mi"})
             for _ in range(2):
                 run(name, "head -c 8388608 /dev/urandom > big")
-                wait_for(lambda: state(name)["status"] == "Stopped", 30, what=f"{name} to be stopped")
+                wait_for(lambda: state(name)["status"] == "Stopped", what=f"{name} to be stopped")
                 assert re.fullmatch(r"Storage limit exceeded: the workspace holds \d+ KiB of 4Mi", state(name)["message"])
                 client.post(f"{API}/sandboxes/{name}/resume")  # it holds too much still
-            wait_for(lambda: state(name)["status"] == "Stopped", 30, what=f"{name} to be stopped again")
+            wait_for(lambda: state(name)["status"] == "Stopped", what=f"{name} to be stopped again")
 
         client = connect()
         make("within", storage={"size": "4Mi"})

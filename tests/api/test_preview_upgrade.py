@@ -143,10 +143,12 @@ def test_2_11_with_the_url_of_the_sdk(dev):
 
 
 def test_M3_no_delay_between_message_and_answer(ws):
-    """With Nagle's algorithm on either side every round trip would take 40 ms."""
+    """With Nagle's algorithm on either side every round trip would take 40 ms; on a busy machine some do."""
     best = 1.0
     with ws() as socket_:
-        for _ in range(40):
+        for turn in range(400):
+            if turn >= 40 and best < 0.03:
+                break
             started = time.monotonic()
             socket_.send(bytes(16384))
             socket_.recv(timeout=60)
@@ -389,7 +391,7 @@ def test_2_11_either_side_that_leaves_ends_the_other(box):
                 assert raw.rest() == b""
             if leave == "reset":
                 raw.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
-    wait_for(lambda: sorted(box.read("/tmp/ws-ends")) == sorted(b"+-" * 3), 20, what="end of all connections")
+    wait_for(lambda: sorted(box.read("/tmp/ws-ends")) == sorted(b"+-" * 3), what="end of all connections")
 
 
 def test_stop_of_the_sandbox_ends_the_connection(keyed):
@@ -413,9 +415,9 @@ def test_1_13_a_drain_does_not_wait_for_upgraded_connections():
             raw.send(handshake(box, path + "/", "Connection: Upgrade", "Upgrade: echo", websocket=False))
             assert raw.response()[0] == 101
             answers = []
-            running = threading.Thread(target=lambda: answers.append(box.exec("sleep 2; echo done")))
+            running = threading.Thread(target=lambda: answers.append(box.exec("touch /workspace/began; sleep 2; echo done")))
             running.start()
-            time.sleep(0.7)
+            wait_for(lambda: box.get("/files/workspace/began").status_code == 200, what="the command")
             started = time.monotonic()
             assert router.terminate() == 0
             assert time.monotonic() - started < 25  # the drain's limit is 30 s

@@ -371,6 +371,7 @@ def test_I26_a_client_that_does_not_read_is_not_waited_for_in_memory(keyed, smal
 def test_I26_a_program_that_does_not_read_makes_the_client_wait(keyed, small, plain):
     plain.type("stty raw -echo; echo r''aw; sleep 1000\r")
     plain.until("raw")
+    wait_for(lambda: "sleep 1000" in small.run("ps"), what="the program")
     piece = json.dumps({"type": "input", "data": "x" * 100000})
     plain.ws.socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 65536)
     sent = []
@@ -471,13 +472,13 @@ def test_W53_a_share_that_is_taken_back(keyed, box):
 def test_W53_credentials_that_end(keyed, box, u1, kind):
     query, headers, made = "", {}, None
     if "token" in kind:
-        token = keyed.issuer.token("u1", exp=int(time.time()) - 54)  # six seconds, with the leeway
+        token = keyed.issuer.token("u1", exp=int(time.time()) - 48)  # twelve seconds, with the leeway
         if "query" in kind:
             query = "?token=" + token
         else:
             headers = {"Authorization": "Bearer " + token}
     else:
-        made = u1.post(API + "/user/api-keys", json={"expiresIn": "6s"} if kind == "expired key" else {}).json()
+        made = u1.post(API + "/user/api-keys", json={"expiresIn": "12s"} if kind == "expired key" else {}).json()
         headers = {"X-API-Key": made["key"]}
     with Terminal(keyed, box.name, query=query, headers=headers) as terminal:
         terminal.send(type="ping")
@@ -497,7 +498,7 @@ def test_2_12_the_end_of_the_server(fresh):
                 ends = [pool.submit(t.end) for t in (terminal, other)]
                 began = time.monotonic()
                 assert router.terminate() == 0
-                assert time.monotonic() - began < 10 * SLOW  # it is not the drain's 30 s
+                assert time.monotonic() - began < 25  # it is not the drain's 30 s
                 assert [e.result() for e in ends] == [(1012, [])] * 2
         router.restart()
         with Terminal(router, fresh, "u1") as terminal:  # clients come back
@@ -541,7 +542,7 @@ def test_W33_viewers_look_on(keyed, small):
         def typed():
             guest.type("touch /workspace/by-guest; stty size >/workspace/size\r")
             return small.exec("test -s /workspace/size -a -e /workspace/by-guest")["exitCode"] == 0
-        wait_for(typed, 20, 0.5, "keys of a collaborator")
+        wait_for(typed, 60, 0.5, "keys of a collaborator")
         assert small.run("cat /workspace/size") == "40 120\n"
         assert small.post("/share", json={"identity": "u2", "level": "viewer"}).status_code == 200
         time.sleep(2.5)
@@ -663,11 +664,11 @@ def test_O2_a_router_that_dies_takes_its_terminals_along(fresh):
             terminal.wait("pong")
             # Of the runtime: itself, a process for the terminal, and one for the command that asks.
             count = "cat /proc/[0-9]*/cmdline 2>/dev/null | tr '\\000' '\\n' | grep -c '^--listen-fd'"
-            wait_for(lambda: handle.run(count) == "3\n", 30)
+            wait_for(lambda: handle.run(count) == "3\n")
             router.kill()
             router.restart()
             handle.client = router.client("u1")
-            wait_for(lambda: handle.run(count) == "2\n", 30, what="the end of the terminal")
+            wait_for(lambda: handle.run(count) == "2\n", what="the end of the terminal")
             assert metric(router, "agenttier_terminals") == 0
             with Terminal(router, fresh, "u1") as again:
                 again.run("true")

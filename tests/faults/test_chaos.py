@@ -94,7 +94,7 @@ def test_after_a_storm_every_replica_knows_what_is_there(api, seed):
         time.sleep(SECONDS)
         stop.set()
         for t in threads:
-            t.join(60)
+            t.join()
         api.clear()
         api.silent = False
         if api.listener is None:

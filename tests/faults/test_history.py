@@ -5,7 +5,7 @@ import json
 
 import pytest
 from cluster_router import ClusterRouter
-from harness import error_of, free_port, wait_for
+from harness import error_of, wait_for
 
 API = "/api/v1"
 AUDIT = API + "/audit/events"
@@ -69,7 +69,7 @@ def test_16_pages_may_come_from_another_replica_each(api, pair):
                            "involvedObject": {"kind": "Sandbox", "name": "box", "namespace": "default"}, "count": 1,
                            "lastTimestamp": "2026-11-01T00:00:00Z"})
     for router in pair:
-        wait_for(lambda: len(ask(router, kind="event", sandbox="box")["events"]) == 7, 10)
+        wait_for(lambda: len(ask(router, kind="event", sandbox="box")["events"]) == 7)
     seen, cursor, turn = [], None, 0
     while True:
         body = ask(pair[turn % 2], limit=4, since="2026-01-01T00:00:00Z", **({"continue": cursor} if cursor else {}))
@@ -120,7 +120,7 @@ def test_16_what_a_peer_answers_is_not_trusted(api, answer):
 
         def log_message(self, *_):
             pass
-    liar = http.server.ThreadingHTTPServer(("127.0.0.1", free_port()), Liar)
+    liar = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Liar)
     threading.Thread(target=liar.serve_forever, daemon=True).start()
     try:
         peer = f"127.0.0.1:{liar.server_port}"

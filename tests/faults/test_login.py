@@ -1,5 +1,6 @@
 """Logging in to an apiserver: TLS, kubeconfigs, service accounts, tokens that end (lessons I33)."""
 
+import contextlib
 import json
 import os
 import ssl
@@ -8,7 +9,7 @@ import time
 
 import pytest
 from cluster_router import ClusterRouter, sandbox, template
-from fake_apiserver import FakeApiserver
+from fake_apiserver import FakeApiserver, Gone
 from harness import BINARY, clean_environment, wait_for
 
 
@@ -51,7 +52,7 @@ def serve(context, **options):
 
 def unready(router, says, seconds=2):
     """It waits, says why, and lets nobody believe that nothing is there."""
-    wait_for(lambda: says in router.tail(), 10, what=f"'{says}' in the log")
+    wait_for(lambda: says in router.tail(), what=f"'{says}' in the log")
     time.sleep(seconds)
     assert router.readyz().status_code == 503 and router.process.poll() is None
     assert router.client().get("/api/v1/sandboxes").status_code == 503
@@ -110,11 +111,14 @@ def test_I33_a_token_that_was_rotated_is_read_again_after_a_401(pki, tmp_path):
             assert router.create("b").status_code == 201
             token.write_text("two\n")
             api.tokens = {"two"}
-            started = time.monotonic()
+            before, started = len(api.asked("POST", "/sandboxes$")), time.monotonic()
             assert router.create("c").status_code == 201, "one retry with the new token"
             assert time.monotonic() - started < 3
+            assert len(api.asked("POST", "/sandboxes$")) == before + 2
+            seen = len(api.asked("GET", "/sandboxes[?].*watch=true"))
             api.cut_watches()
-            wait_for(lambda: api.watchers("sandboxes") == 1, 10, what="a watch with the new token")
+            wait_for(lambda: len(api.asked("GET", "/sandboxes[?].*watch=true")) > seen and api.watchers("sandboxes") == 1,
+                     what="a watch with the new token")
 
 
 def test_I33_a_token_that_is_refused_is_503_and_watches_recover_when_it_changes(pki, tmp_path):
@@ -129,7 +133,7 @@ def test_I33_a_token_that_is_refused_is_503_and_watches_recover_when_it_changes(
             assert answer.status_code == 503 and "credentials" in answer.json()["error"], answer.text
             assert router.names() == ["a"]
             token.write_text("new")
-            wait_for(lambda: api.watchers("sandboxes") == 1, 15, what="a watch with the new token")
+            wait_for(lambda: api.watchers("sandboxes") == 1, what="a watch with the new token")
             assert router.create("b").status_code == 201
 
 
@@ -204,3 +208,28 @@ def test_KUBECONFIG_and_the_home_folder_are_found(tmp_path):
         for env in ({"HOME": str(tmp_path)}, {"HOME": "/", "KUBECONFIG": str(tmp_path / ".kube" / "config")}):
             with ClusterRouter(api, kubeconfig="", env=env) as router:
                 assert router.names() == ["a"]
+
+
+def test_a_kept_connection_that_the_apiserver_has_ended_is_not_used(pki, tmp_path):
+    """A write on it would have no answer, and may not be repeated: it may have been done."""
+    ended = []
+
+    def end(api, request, connection):
+        """Answers, then ends the TLS session and the connection, as an apiserver does that ends."""
+        connection.answer(*api.work(request))
+        connection.sock.settimeout(0.01)
+        with contextlib.suppress(OSError):  # says its close_notify, and waits for the other side's
+            connection.sock.unwrap()
+        connection.close()
+        ended.append(connection)
+        raise Gone
+
+    with serve(server_context(pki)) as api:
+        config = api.kubeconfig(str(tmp_path / "k"), cluster={"certificate-authority": str(pki / "ca.crt")})
+        with ClusterRouter(api, kubeconfig=config) as router, router.client() as client:
+            for n in range(5):
+                api.on("POST", "/sandboxes$", end, times=1)
+                assert router.create(f"b{n}", client).status_code == 201
+                wait_for(lambda: len(ended) == n + 1, 10, 0.01, "the connection's end")
+                answer = client.delete(f"/api/v1/sandboxes/b{n}")
+                assert answer.status_code == 204, answer.text

@@ -45,8 +45,9 @@ def test_S09_a_token_is_reviewed_once_and_its_account_is_the_subject(api, guarde
     assert answer.status_code == 200, answer.text
     assert answer.json() == {"sub": "system:serviceaccount:ci:runner", "email": "", "name": "runner", "isAdmin": False,
                              "groups": ["system:serviceaccounts", "system:serviceaccounts:ci", "system:authenticated"]}
-    for _ in range(50):
-        assert me(guarded, token).status_code == 200
+    with guarded.anonymous(headers={"Authorization": "Bearer " + token}) as client:
+        for _ in range(50):
+            assert client.get(ME).status_code == 200
     assert len(api.asked("POST", REVIEWS)) == 1
     review = api.asked("POST", REVIEWS)[0].json()["spec"]
     assert review == {"token": token, "audiences": ["agenttier"]}
@@ -80,13 +81,14 @@ def test_I34_an_apiserver_that_ignores_audiences_is_not_believed(api, guarded):
 
 
 def test_S09_refusals_are_remembered_for_a_moment(api, guarded):
-    token = account(api, known=False)
-    for _ in range(30):
-        assert error_of(me(guarded, token), 401)["error"] == "invalid_token"
-    assert len(api.asked("POST", REVIEWS)) == 1
+    token, began = account(api, known=False), time.monotonic()
+    with guarded.anonymous(headers={"Authorization": "Bearer " + token}) as client:
+        for _ in range(30):
+            assert error_of(client.get(ME), 401)["error"] == "invalid_token"
+    assert len(api.asked("POST", REVIEWS)) <= 1 + (time.monotonic() - began) // 10  # that is the moment
     account_now = {"username": "system:serviceaccount:ci:runner", "uid": "u", "audiences": ["agenttier"], "groups": []}
     api.reviewed_tokens[token] = account_now
-    wait_for(lambda: me(guarded, token).status_code == 200, 20, 0.5, "the refusal forgotten")
+    wait_for(lambda: me(guarded, token).status_code == 200, 60, 0.5, "the refusal forgotten")
 
 
 def test_S09_who_cannot_get_in_is_not_asked_about(api, guarded):
@@ -114,7 +116,7 @@ def test_S09_apiserver_away_is_503_and_not_remembered(api, guarded):
     with guarded.client("admin") as admin:
         assert admin.get(ME).status_code == 200  # keys are in memory
     api.come_back()
-    wait_for(lambda: me(guarded, new).status_code == 200, 20, 0.2, "the apiserver's answer")
+    wait_for(lambda: me(guarded, new).status_code == 200, 60, 0.2, "the apiserver's answer")
 
 
 @pytest.mark.parametrize("status", [500, 403, 429, 404])
@@ -142,7 +144,7 @@ def test_3_8_accounts_are_tenants_like_others(api, guarded):
 def test_S34_service_accounts_on_every_route(api, guarded):
     """The table of tests/api with accounts as owner, as somebody else, and as administrators by their group."""
     api.put("sandboxes", sandbox("table-target", owner="system:serviceaccount:ci:owner"))
-    wait_for(lambda: guarded.client("admin").get(API + "/sandboxes/table-target").status_code == 200, 10)
+    wait_for(lambda: guarded.client("admin").get(API + "/sandboxes/table-target").status_code == 200)
     kinds = {"owner": account(api, name="owner"), "other": account(api, name="other")}
     problems = []
     with guarded.anonymous() as client:
@@ -250,7 +252,7 @@ def test_W22_S08_a_revoked_key_ends_on_every_replica_within_a_second(api):
                 made = one.client(key).post(API + "/user/api-keys", json={}).json()
                 uses = [one.client(made["key"]), two.client(made["key"])]
                 for client in uses:
-                    wait_for(lambda client=client: client.get(ME).status_code == 200, 5, what="the key known")
+                    wait_for(lambda client=client: client.get(ME).status_code == 200, what="the key known")
                 if revoke == "over the API":
                     assert admin.delete(f"{API}/user/api-keys/{made['id']}").status_code == 200
                     assert uses[0].get(ME).status_code == 401  # at once where it was revoked
@@ -258,5 +260,6 @@ def test_W22_S08_a_revoked_key_ends_on_every_replica_within_a_second(api):
                     api.remove("secrets", made["id"], "agenttier")
                 started = time.monotonic()
                 for client in uses:
-                    wait_for(lambda client=client: client.get(ME).status_code == 401, 5, 0.01, "the key refused")
-                assert time.monotonic() - started < 1
+                    while (asked := time.monotonic()) and client.get(ME).status_code != 401:
+                        assert asked < started + 1, "the key is accepted"
+                        time.sleep(0.01)

@@ -76,16 +76,16 @@ staticPasswords:
                 return self.client().get("/dex/keys").status_code == 200
             except httpx.HTTPError:
                 return False
-        harness.wait_for(up, 30, 0.1, "Dex")
+        harness.wait_for(up, 90, 0.1, "Dex")
         return self
 
     def __exit__(self, *_):
         self.process.terminate()
-        self.process.wait(10)
+        self.process.wait(60)
         self.log.close()
 
     def client(self):
-        return httpx.Client(base_url=f"https://127.0.0.1:{self.port}", verify=ssl.create_default_context(cafile=self.ca), follow_redirects=False, timeout=10, trust_env=False)
+        return httpx.Client(base_url=f"https://127.0.0.1:{self.port}", verify=ssl.create_default_context(cafile=self.ca), follow_redirects=False, timeout=60, trust_env=False)
 
     def login(self, email, client_id="agenttier", password="password"):
         """The id token that a browser's login ends with: the authorisation code flow, with the form filled in."""

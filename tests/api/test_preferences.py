@@ -14,7 +14,7 @@ URL = "/api/v1/user/preferences"
 
 @pytest.fixture(scope="module")
 def own():
-    with Router(keys=("p1", "p2", "p3", "p4", "racer", "admin")) as router:
+    with Router(keys=("p1", "p2", "p3", "p4", "p5", "racer", "admin")) as router:
         yield router
 
 
@@ -49,7 +49,7 @@ def test_11_2_name_of_the_dev_user(dev):
 
 
 def test_11_2_null_is_kept(own):
-    with own.client("p2") as client:
+    with own.client("p5") as client:
         assert client.put(URL, content=b"null").text == "null\n"
         assert client.get(URL).text == "null\n"
         assert client.patch(URL, json={"a": 1}).json() == {"a": 1}

@@ -151,6 +151,7 @@ static const struct reason reasons[] = {
     {"exec_not_found", {404, 0}},    {"too_many_execs", {429, 0}},    {"port_closed", {502, 0}},
     {"bad_archive", {400, 0}},       {"archive_too_large", {413, 0}}, {"bad_request", {400, 0}},
     {"already_exists", {409, 0}},    {"unavailable", {503, 0}},       {"file_changed", {409, 0}},
+    {"exec_elsewhere", {409, 0}},
 };
 
 /* Text of a stranger for a message: no controls, bounded. */

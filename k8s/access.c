@@ -57,6 +57,7 @@ struct way_stream {
     struct buffer early; /* what the runtime was given before it accepted the connection */
     size_t early_sent;
     bool replaying;
+    bool elsewhere; /* the runtime says that pods/exec has begun the command */
     int looks;
     bool denied[WAY_COUNT]; /* a command is not known there */
     struct error broken;    /* waits for its reason */
@@ -281,7 +282,10 @@ static void runtime_is_silent(struct error *err) {
 /* Nobody who could be asked knows it. */
 static void deny(struct way_stream *s) {
     cleanup_error struct error err = {0};
-    if (!s->denied[WAY_RUNTIME] && hides_runtime(s))
+    if (s->elsewhere) { /* its record has just become too old */
+        error_set(&err, 503, ERR_UNAVAILABLE, "what was known of this command is gone; try again");
+        err.retry_after = 1;
+    } else if (!s->denied[WAY_RUNTIME] && hides_runtime(s))
         runtime_is_silent(&err);
     else
         error_set(&err, 404, "exec_not_found", "no command with this id is known");
@@ -315,6 +319,21 @@ static void denied(struct way_stream *s, const struct error *its) {
     }
 }
 
+/* A command that shall run once was begun over pods/exec, in the moment before the runtime was there: it is
+ * attached to, if it is the same one. Its input it has got then. */
+static void attach_elsewhere(struct way_stream *s) {
+    cleanup_error struct error err = {0};
+    s->elsewhere = s->denied[WAY_RUNTIME] = true;
+    json_object_set_new(s->args, "attach", json_true());
+    access_close(steal_ptr(s->inner));
+    s->replaying = s->finish_told = false;
+    buffer_free(&s->early);
+    if (!open_inner(s, WAY_EXEC, &err))
+        fail(s, &err);
+    else if (s->wants || s->finished)
+        on_writable(s);
+}
+
 /* A command that shall run once, however often it is asked for, must not be begun elsewhere. */
 static bool begins_once(const struct way_stream *s) {
     return s->op == ACCESS_EXEC && !is_lookup(s) && json_object_get(s->args, "digest");
@@ -328,6 +347,10 @@ static void on_error(void *ctx, const struct error *its) {
     json_incref(known.details);
     k8s_client_doubt(s->access->client, err);
     if (!reached(s) && !pod_gone(s, &why) && fall_back(s)) return;
+    if (s->way == WAY_RUNTIME && begins_once(s) && strcmp(err->code, "exec_elsewhere") == 0) {
+        attach_elsewhere(s);
+        return;
+    }
     if (is_lookup(s) && is_denial(s, err)) {
         denied(s, err);
         return;
@@ -486,7 +509,7 @@ static bool find_place(struct k8s_access *a, const struct object *sandbox, struc
 
 static size_t way_write(struct access_stream *stream, const char *data, size_t len) {
     struct way_stream *s = way_of(stream);
-    if (s->done || s->closed || s->broken.status || s->killed) return len;
+    if (s->done || s->closed || s->broken.status || s->killed || s->elsewhere) return len;
     if (!s->inner || s->replaying) {
         s->wants = true;
         return 0;

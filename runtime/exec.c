@@ -6,6 +6,9 @@
 #include "common/text.h"
 #include "common/units.h"
 
+#include <stdio.h>
+#include <sys/stat.h>
+
 #define START_MAX   (1536 * 1024) /* of the JSON in S frames together */
 #define WAIT_MAX_MS 600000
 #define READ_SIZE   (16 * 1024)
@@ -74,6 +77,23 @@ static void explain(enum registry_answer answer, const char *id, struct error *e
     }
 }
 
+/* Whether the command was begun over pods/exec, before this runtime was in the pod: what k8s/scripts/kept.sh
+ * keeps of it is there. A command that is asked for twice is not begun twice. */
+static bool begun_elsewhere(const struct exec_request *request, struct error *err) {
+    static const char *const places[] = {"/tmp", "/var/tmp", "/dev/shm"};
+    const struct exec_key *key = &request->key;
+    char path[64 + EXEC_ID_MAX];
+    struct stat found;
+    if (request->attach || !key->keep || !key->digest[0]) return false;
+    for (size_t i = 0; i < sizeof places / sizeof *places; i++) {
+        snprintf(path, sizeof path, "%s/.agenttier-exec/%s", places[i], key->id);
+        if (lstat(path, &found) != 0 || !S_ISDIR(found.st_mode)) continue;
+        error_set(err, 409, "exec_elsewhere", "exec %s was begun over pods/exec", key->id);
+        return true;
+    }
+    return false;
+}
+
 static void hand_over(struct conn *c, int control, struct error *err) {
     struct control_message m = {.op = CONTROL_ATTACH};
     struct slice rest = slice_make(c->in.data + c->used, c->in.len - c->used);
@@ -98,7 +118,8 @@ void exec_stream(struct request *r, int registry) {
     struct exec_request request = {0};
     int control = -1;
     enum registry_answer answer = 0;
-    if (read_start(c, &text, &err) && exec_request_parse_stream(buffer_slice(&text), &request, &err))
+    if (read_start(c, &text, &err) && exec_request_parse_stream(buffer_slice(&text), &request, &err) &&
+        !begun_elsewhere(&request, &err))
         answer = request.attach ? registry_find(registry, EXEC_STREAM, request.key.id, true, &control, &err)
                                 : registry_start(registry, &request.key, &control, &err);
     buffer_free(&text);

@@ -1,7 +1,8 @@
 # use: get feed nap tree kept
 # Parameters: nonce, id, digest, "start" or "attach", most seconds (0 = any), most blocks of 512 bytes of each
 # output, then from kind of input on as in command.sh. Starts a command that outlives this stream, or finds it by
-# its id; says "NONCE PID START" when it was started; after its end gives its output, then "\0NONCE OUTCOME".
+# its id, and by its digest unless that is "none" (attach); says "NONCE PID START" when it was started; after its
+# end gives its output, then "\0NONCE OUTCOME".
 _c=${LC_ALL-} _h=${LC_ALL+y} LC_ALL=C
 get && _z=$_v
 get && _id=$_v
@@ -23,23 +24,13 @@ for _d in "$_f"/*; do
         _r=$((_r + 1))
     fi
 done
-if [ "$_how" = attach ]; then
-    [ -d "$_k" ] || {
-        echo '!exec_not_found'
-        exit 0
-    }
-elif [ -d "$_k" ] || { [ $_r -lt 64 ] && [ $_q -lt 64 ] && ! mkdir -m 700 "$_k"; }; then
+[ "$_how" = start ] || [ -d "$_k" ] || {
+    echo '!exec_not_found'
+    exit 0
+}
+if [ "$_how" = attach ] || [ -d "$_k" ] || { [ $_r -lt 64 ] && [ $_q -lt 64 ] && ! mkdir -m 700 "$_k"; }; then
     exec 4<&0
-    cat <&4 >/dev/null &
-    _t=0
-    while [ -d "$_k" ] && [ ! -f "$_k/pid" ] && [ $_t -lt 50 ]; do nap && _t=$((_t + 1)); done
-    [ -d "$_k" ] || exit 1
-    _d=
-    read -r _d <"$_k/digest" 2>/dev/null
-    [ "$_d" = "$_g" ] || {
-        echo '!exec_id_reused'
-        exit 0
-    }
+    [ "$_g" = none ] || cat <&4 >/dev/null &
 elif [ ! -d "$_k" ]; then
     echo '!too_many_execs'
     exit 0
@@ -52,15 +43,8 @@ else
     while [ "$_n" -gt 0 ]; do get && set -- "$@" "$_v" && _n=$((_n - 1)); done
     get && _n=$_v
     while [ "$_n" -gt 0 ]; do get && set -- "$@" "$_v" && _n=$((_n - 1)); done
-    _in=/dev/null
-    if [ "$_i" != 0 ]; then
-        _in=$_k/in
-        feed "$_i" >"$_in" || {
-            rm -rf "$_k"
-            exit 1
-        }
-    fi
-    : >"$_k/out" && : >"$_k/err" || {
+    if [ "$_i" = 0 ]; then _in=/dev/null; else _in=$_k/in; fi
+    { [ "$_i" = 0 ] || feed "$_i" >"$_in"; } && : >"$_k/out" && : >"$_k/err" || {
         rm -rf "$_k"
         exit 1
     }
@@ -114,9 +98,16 @@ else
         echo "$_n $(((_u - _t0) * 10))" >"$_k/end.new"
         mv "$_k/end.new" "$_k/end"
     ) </dev/null >/dev/null 2>&1 &
-    _t=0
-    while [ ! -f "$_k/pid" ] && [ ! -f "$_k/code" ] && [ $_t -lt 50 ]; do nap && _t=$((_t + 1)); done
 fi
+_t=0
+while [ -d "$_k" ] && [ ! -f "$_k/pid" ] && [ ! -f "$_k/code" ] && [ $_t -lt 50 ]; do nap && _t=$((_t + 1)); done
+[ -d "$_k" ] || exit 1
+_d=
+read -r _d <"$_k/digest" 2>/dev/null
+[ "$_g" = none ] || [ "$_d" = "$_g" ] || {
+    echo '!exec_id_reused'
+    exit 0
+}
 _p=0 _s=0
 read -r _p _s <"$_k/pid" 2>/dev/null
 printf '%s %s %s\n' "$_z" "${_p:-0}" "${_s:-0}"

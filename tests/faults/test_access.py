@@ -408,6 +408,49 @@ def test_I31_a_command_that_shall_run_once_is_not_begun_again_elsewhere(api, rou
     assert (tmp_path / "ran").read_text() == "ran\n"
 
 
+@pytest.mark.parametrize("stdin", ["", "x" * 300_000], ids=["without-input", "with-input"])
+def test_I31_a_command_that_was_begun_before_the_runtime_came_is_not_begun_again(api, router, pods, runtime, address, tmp_path, stdin):
+    put_token(api)
+    coming = {"agenttier.io/runtime-delivery": "exec"}
+    put(api, ip=address, annotations=coming)
+    box = Box(router)
+    harness.wait_for(lambda: box.run("true").status_code == 200, 10, 0.05, "a pod in the cache")
+
+    def post(command=f"echo ran >> {tmp_path}/ran; wc -c; echo err >&2; exit 3", key="one", **body):
+        return box.client.post(box.base + "/exec", json={"command": command, **body}, headers={"Idempotency-Key": key}, timeout=60)
+
+    first = post(stdin=stdin)
+    assert first.status_code == 200 and first.json()["exitCode"] == 3, first.text
+    slow = {"command": f"echo slow >> {tmp_path}/slow; while [ ! -e {tmp_path}/go ]; do sleep 0.1; done; echo end", "key": "slow", "stdin": stdin}
+    begun = post(**slow, detach=True)
+    assert begun.status_code == 202, begun.text
+    assert ways(router)["runtime"] == 0
+    put_pod(api, ip=address, annotations={**coming, "agenttier.io/runtime-ready": "containerd://1"})
+    harness.wait_for(lambda: box.run("true").status_code == 200 and ways(router)["runtime"] > 0, 10, 0.1, "the runtime")
+    again = post(stdin=stdin)
+    assert again.status_code == 200, again.text
+    assert {k: v for k, v in again.json().items() if k != "durationMs"} == {k: v for k, v in first.json().items() if k != "durationMs"}
+    assert again.json()["stdout"].strip() == str(len(stdin)) and again.json()["stderr"] == "err\n"
+    other = post("echo other", stdin=stdin)
+    assert (other.status_code, other.json()["code"]) == (409, "idempotency_key_reused"), other.text
+    repeated = post(**slow, detach=True)  # it is still running
+    assert (repeated.status_code, repeated.json()["execId"]) == (202, begun.json()["execId"]), repeated.text
+    (tmp_path / "go").touch()
+    assert box.get(f"/exec/{begun.json()['execId']}?wait=20").json()["stdout"] == "end\n"
+    assert (tmp_path / "ran").read_text() == "ran\n" and (tmp_path / "slow").read_text() == "slow\n"
+    fresh = post("echo fresh", key="two")  # what nobody has begun is the runtime's
+    before = execs(api)
+    assert fresh.json()["stdout"] == "fresh\n" and post("echo fresh", key="two").json() == fresh.json() and execs(api) == before
+    kept = [pathlib.Path("/tmp/.agenttier-exec", answer.json()["execId"]) for answer in (first, begun)]
+    harness.wait_for(lambda: (kept[1] / "end").exists(), 10, 0.1, "the end of the slow command")
+    shutil.rmtree(kept[1])
+    (kept[0] / "at").write_text(f"{int(time.time()) - 601}\n")  # ten minutes after its end nothing is known of it
+    gone = post(stdin=stdin)
+    assert (gone.status_code, gone.headers["Retry-After"]) == (503, "1"), gone.text
+    assert post(stdin=stdin).json()["exitCode"] == 3 and (tmp_path / "ran").read_text() == "ran\nran\n"
+    assert not kept[0].exists()
+
+
 def test_O5_the_token_of_a_later_sandbox_is_not_used_for_an_earlier_one(api, router, pods, runtime, address):
     """The Secret has the sandbox's name: after a deletion it may be another's."""
     put(api, ip=address)

@@ -283,6 +283,26 @@ def test_I8_kept_exec_is_attached_again_from_its_first_byte(rt):
     rt.ask("DELETE", "/exec/kept-1")
 
 
+@pytest.mark.parametrize("place", ["/tmp", "/var/tmp", "/dev/shm"])
+def test_I31_what_pods_exec_has_begun_is_not_begun_again(rt, tmp_path, place):
+    """k8s/scripts/kept.sh keeps commands there that were begun before the runtime was in the pod."""
+    id_ = f"elsewhere-{os.getpid()}"
+    kept = pathlib.Path(place, ".agenttier-exec", id_)
+    kept.parent.mkdir(mode=0o700, exist_ok=True)
+    kept.mkdir()
+    command = ["/bin/sh", "-c", f"echo ran >> {tmp_path}/ran"]
+    try:
+        _, _, error, kind = rt.stream(command, id=id_, keep=True, digest="d").result()
+        assert (kind, error["code"], error["reason"]) == ("!", 409, "exec_elsewhere")
+        _, _, error, kind = rt.stream(attach=True, id=id_, keep=True).result()  # that is no place to attach to here
+        assert (kind, error["reason"]) == ("!", "exec_not_found")
+        assert not (tmp_path / "ran").exists()
+        _, _, outcome, _ = rt.stream(command, id=id_).result()  # one that is not kept has no record
+        assert outcome["exitCode"] == 0 and (tmp_path / "ran").exists()
+    finally:
+        kept.rmdir()
+
+
 def test_I8_other_digest_is_409(rt):
     rt.stream(["/bin/true"], id="kept-2", keep=True, digest="a").result()
     _, _, error, kind = rt.stream(["/bin/true"], id="kept-2", keep=True, digest="b").result()

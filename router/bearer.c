@@ -60,6 +60,11 @@ struct bearer *bearer_new(const struct config *config, struct backend *backend, 
         bearer_free(b);
         return NULL;
     }
+    if (!config->oidc_issuer[0] && config->oidc_subjects_only[0]) {
+        error_set(err, 400, ERR_BAD_REQUEST, "--oidc-subjects-only needs --oidc-issuer");
+        bearer_free(b);
+        return NULL;
+    }
     if (!config->oidc_issuer[0]) return b;
     if (config->oidc_ca_file[0] && access(config->oidc_ca_file, R_OK) != 0) {
         error_set(err, 400, ERR_BAD_REQUEST, "--oidc-ca-file=%s cannot be read: %s", config->oidc_ca_file,
@@ -71,6 +76,7 @@ struct bearer *bearer_new(const struct config *config, struct backend *backend, 
         log_warn("--oidc-issuer without --oidc-client-id: no token can be for us, all are refused", NULL);
     struct oidc_options options = {.issuers = config->oidc_issuer,
                                    .audiences = config->oidc_client_id,
+                                   .subjects_only = config->oidc_subjects_only,
                                    .group_claim = config->group_claim,
                                    .admin_group = config->admin_group,
                                    .ca_file = config->oidc_ca_file,

@@ -32,6 +32,9 @@ static const struct flag table[] = {
      .help = "OpenID Connect issuer whose tokens are accepted; may be repeated"},
     {"oidc-client-id", FLAG_LIST, AT(oidc_client_id), "AGENTTIER_OIDC_CLIENT_ID", "", "ID",
      .help = "audience that tokens must name; may be repeated; empty = no token is accepted"},
+    {"oidc-subjects-only", FLAG_LIST, AT(oidc_subjects_only), NULL, "", "URL",
+     .help = "issuer whose word counts for who a caller is, not for groups, administrators and addresses; "
+             "may be repeated"},
     {"group-claim", FLAG_STRING, AT(group_claim), NULL, "groups", "CLAIM",
      .help = "token claim that holds the groups; dots lead into objects: realm_access.roles",
      .never_empty = true},

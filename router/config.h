@@ -14,7 +14,8 @@ struct config {
     const char *backend;      /* --backend: "local" or "kubernetes" */
     const char *state_dir;    /* --state-dir, local backend */
     const char *runtime_path; /* --runtime: agenttier-runtime; default beside this program */
-    const char *oidc_issuer, *oidc_client_id; /* comma-separated, of all the times the flag was given */
+    /* Comma-separated, of all the times the flag was given. */
+    const char *oidc_issuer, *oidc_client_id, *oidc_subjects_only;
     const char *oidc_ca_file, *admin_group, *group_claim;
     const char *service_account_audience, *service_account_namespaces; /* comma-separated; "" = off */
     const char *preview_domain, *ingress_class_name, *preview_tls_secret;

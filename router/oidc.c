@@ -27,6 +27,7 @@ struct issuer {
     struct oidc *oidc;
     char *url;
     char *sub_prefix;
+    bool subjects_only; /* it is not asked what a caller may, only who it is */
     pthread_t thread;
     bool started;
     pthread_mutex_t lock; /* for all below */
@@ -207,6 +208,24 @@ static bool add_issuer(struct oidc *oidc, const char *url, struct error *err) {
     return true;
 }
 
+/* A name that fits no issuer would silently leave the one that was meant with all of its word. */
+static bool limit_to_subjects(struct oidc *oidc, const char *list, struct error *err) {
+    char *urls[ISSUERS_MAX + 1] = {0};
+    bool good = split(list, urls, ISSUERS_MAX) <= ISSUERS_MAX;
+    for (size_t i = 0; i < ISSUERS_MAX && urls[i]; i++) {
+        bool known = false;
+        for (size_t k = 0; k < oidc->issuer_count; k++) {
+            if (strcmp(oidc->issuers[k].url, urls[i]) != 0) continue;
+            oidc->issuers[k].subjects_only = known = true;
+        }
+        good = good && known;
+        free(urls[i]);
+    }
+    if (!good)
+        error_set(err, 400, ERR_BAD_REQUEST, "--oidc-subjects-only names an issuer that is no --oidc-issuer");
+    return good;
+}
+
 struct oidc *oidc_new(const struct oidc_options *o, struct error *err) {
     struct oidc *oidc = xcalloc(1, sizeof *oidc);
     char *urls[ISSUERS_MAX + 1] = {0};
@@ -225,6 +244,7 @@ struct oidc *oidc_new(const struct oidc_options *o, struct error *err) {
         if (good && urls[i]) good = add_issuer(oidc, urls[i], err);
         free(urls[i]);
     }
+    good = good && limit_to_subjects(oidc, o->subjects_only, err);
     for (size_t i = 0; good && i < oidc->issuer_count; i++) {
         struct issuer *issuer = &oidc->issuers[i];
         issuer->started = pthread_create(&issuer->thread, NULL, keep_current, issuer) == 0;
@@ -311,6 +331,11 @@ enum oidc_result oidc_verify(struct oidc *oidc, const struct jwt *token, struct 
     if (!jwt_claims_valid(token->claims, &rules, time(NULL), err)) return OIDC_REFUSED;
     *expiry = jwt_expiry(token->claims);
     jwt_identity(token->claims, oidc->group_claim, oidc->admin_group, issuer->sub_prefix, out);
+    if (issuer->subjects_only) {
+        out->is_admin = false;
+        out->email_unverified = true;
+        json_array_clear(out->groups);
+    }
     return OIDC_OK;
 }
 

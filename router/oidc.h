@@ -7,8 +7,9 @@
 #include "router/jwt.h"
 
 struct oidc_options {
-    const char *issuers;   /* comma-separated URLs; the first one's subjects are taken as they are */
-    const char *audiences; /* comma-separated: client ids or audiences, any of which a token must name */
+    const char *issuers;       /* comma-separated URLs; the first one's subjects are taken as they are */
+    const char *audiences;     /* comma-separated: client ids or audiences, any of which a token must name */
+    const char *subjects_only; /* comma-separated: of the issuers, whose groups and addresses open nothing */
     const char *group_claim, *admin_group;
     const char *ca_file;
     void (*keys_changed)(void *ctx); /* on a thread of ours: what was verified before may not hold */
@@ -16,7 +17,8 @@ struct oidc_options {
 };
 
 struct oidc;
-/* NULL with 400 for a URL that cannot be an issuer's. Starts the threads. */
+/* NULL with 400 for a URL that cannot be an issuer's, and for subjects_only of an issuer that is none.
+ * Starts the threads. */
 struct oidc *oidc_new(const struct oidc_options *options, struct error *err);
 void oidc_free(struct oidc *oidc); /* NULL is fine */
 

@@ -372,6 +372,29 @@ def test_3_4_several_issuers_and_audiences():
             refused(router, one.token("ana", aud="ci", iss=two.url))
 
 
+def test_3_4_an_issuer_that_only_says_who_a_caller_is():
+    """Groups, administrators and addresses for sharing are the word of the other issuers alone."""
+    claims = {"groups": ["agenttier-admins", "team"], "email": "ana@example.org"}
+    with Issuer() as company, Issuer(slash=True) as partner:
+        only = flags(company, f"--oidc-issuer={partner.url}", f"--oidc-subjects-only={partner.url}")
+        with Router(*only, keys=("u1",)) as router:
+            loaded(router)
+            assert me(router, company.token("ana", **claims)).json() == {
+                "sub": "ana", "name": "Ana", "email": "ana@example.org", "groups": ["agenttier-admins", "team"], "isAdmin": True}
+            assert me(router, partner.token("ana", **claims)).json() == {
+                "sub": f"{partner.url}#ana", "name": "Ana", "email": "ana@example.org", "groups": [], "isAdmin": False}
+            with router.client("u1") as owner:
+                assert owner.post(API + "/sandboxes", json={"name": "shared", "template": "no-such-template"}).status_code == 201
+                path = API + "/sandboxes/shared"
+                for identity, kind in (("ana@example.org", "user"), ("team", "group")):
+                    answer = owner.post(path + "/share", json={"identity": identity, "kind": kind, "level": "viewer"})
+                    assert answer.status_code == 200, answer.text
+            for made_by, status in ((company, 200), (partner, 404)):
+                for guest in ({"groups": ["team"]}, {"email": "ana@example.org"}, {"groups": ["agenttier-admins"]}):
+                    with router.anonymous(headers={"Authorization": "Bearer " + made_by.token("guest", **guest)}) as client:
+                        assert client.get(path).status_code == status, (made_by.url, guest)
+
+
 def test_3_4_group_claim_paths():
     with Issuer() as issuer:
         with Router(*flags(issuer, "--group-claim=realm_access.roles", "--admin-group=ops"), keys=("u1",)) as router:
@@ -400,6 +423,16 @@ def test_S07_keys_come_over_https_or_from_this_machine(url):
     done = subprocess.run([*WRAP, str(BINARY), "--backend=local", "--state-dir=/tmp/at-oidc-never", f"--oidc-issuer={url}", "--oidc-client-id=x",
                            "--listen-addr=127.0.0.1:0"], capture_output=True, text=True, timeout=120, env=clean_environment(), check=False)
     assert done.returncode == 2 and "--oidc-issuer" in done.stderr, (done.returncode, done.stderr)
+
+
+@pytest.mark.parametrize("more", [["--oidc-issuer=https://a.example", "--oidc-subjects-only=https://a.example/"],
+                                  ["--oidc-issuer=https://a.example,https://b.example", "--oidc-subjects-only=https://b.example,https://c.example"],
+                                  ["--oidc-subjects-only=https://a.example"]])
+def test_3_4_only_an_issuer_can_be_limited(more):
+    """A slip of the pen would leave the issuer that was meant with all of its rights."""
+    done = subprocess.run([*WRAP, str(BINARY), "--backend=local", "--state-dir=/tmp/at-oidc-never", *more, "--oidc-client-id=x",
+                           "--listen-addr=127.0.0.1:0"], capture_output=True, text=True, timeout=30, env=clean_environment(), check=False)
+    assert done.returncode == 2 and "--oidc-subjects-only" in done.stderr, (done.returncode, done.stderr)
 
 
 def test_S07_certificates_that_cannot_be_read(issuer):

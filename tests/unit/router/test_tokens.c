@@ -459,6 +459,7 @@ START_TEST(S09_the_cluster_is_asked_once) {
     struct cluster c = {.backend.review_token = review, .username = "system:serviceaccount:ci:runner"};
     struct config config = {.oidc_issuer = "",
                             .oidc_client_id = "",
+                            .oidc_subjects_only = "",
                             .oidc_ca_file = "",
                             .group_claim = "groups",
                             .admin_group = "system:serviceaccounts:ci",

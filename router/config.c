@@ -5,6 +5,7 @@
 #include "common/flags.h"
 #include "common/units.h"
 #include "router/forwarded.h"
+#include "router/sandbox_spec.h"
 
 #include <string.h>
 #include <unistd.h>
@@ -61,6 +62,9 @@ static const struct flag table[] = {
      .help = "install namespace: API keys and policies are kept there", .never_empty = true},
     {"sandbox-namespace", FLAG_STRING, AT(sandbox_namespace), "SANDBOX_NAMESPACE", "default", "NS",
      .help = "namespace of new sandboxes and first place to look one up", .never_empty = true},
+    {"namespace-groups", FLAG_LIST, AT(namespace_groups), NULL, "", "NS=GROUP",
+     .help = "users put sandboxes only into namespaces that this gives to a group of theirs ('*' = "
+             "everybody); may be repeated; empty = into any that is not reserved"},
     {"sharing-levels", FLAG_STRING, AT(sharing_levels), "AGENTTIER_SHARING_LEVELS", "view", "HOW",
      .help = "'view' = guests see a shared sandbox only; 'enforced' = viewers read files, collaborators work "
              "in it",
@@ -180,6 +184,11 @@ static bool check_whole(const struct config *c, struct error *err) {
     if (!forwarded_networks_valid(c->trusted_proxies)) {
         error_set(err, 400, ERR_BAD_REQUEST,
                   "--trusted-proxies takes networks such as 10.0.0.0/8, not \"%s\"", c->trusted_proxies);
+        return false;
+    }
+    if (!sandbox_grants_valid(c->namespace_groups)) {
+        error_set(err, 400, ERR_BAD_REQUEST, "--namespace-groups takes NAMESPACE=GROUP, not \"%s\"",
+                  c->namespace_groups);
         return false;
     }
     if (c->service_account_audience[0] && !c->service_account_namespaces[0]) {

@@ -21,6 +21,7 @@ struct config {
     const char *preview_domain, *ingress_class_name, *preview_tls_secret;
     const char *namespace;            /* install namespace */
     const char *sandbox_namespace;    /* default "default" */
+    const char *namespace_groups;     /* --namespace-groups, comma-separated; empty = anybody anywhere */
     const char *kubeconfig, *context; /* kubernetes backend; empty = found by itself */
     int64_t storage_check_ms;         /* --storage-check; 0 = never */
     int64_t watch_silence_ms;         /* --watch-silence */

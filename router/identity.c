@@ -52,7 +52,7 @@ static enum access_level level_of(const json_t *grant) {
                                                                     : ACCESS_LEVEL_VIEWER;
 }
 
-static bool in_groups(const struct identity *id, const char *group) {
+bool identity_in_group(const struct identity *id, const char *group) {
     size_t i;
     json_t *item;
     json_array_foreach(id->groups, i, item) {
@@ -71,7 +71,8 @@ static enum access_level shared_level(const struct identity *id, const json_t *s
         if ((same(who, id->sub) || by_email) && level_of(grant) > best) best = level_of(grant);
     }
     json_array_foreach(json_object_get(sharing, "groups"), i, grant) {
-        if (in_groups(id, json_str_at(grant, "identity")) && level_of(grant) > best) best = level_of(grant);
+        if (identity_in_group(id, json_str_at(grant, "identity")) && level_of(grant) > best)
+            best = level_of(grant);
     }
     return best;
 }

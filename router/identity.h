@@ -37,6 +37,9 @@ void identity_copy(const struct identity *from, struct identity *to);
  * application would go on forever. (W-53) Pure. */
 bool identity_outlived(const struct identity *id, bool upgraded, time_t now);
 
+/* Exact; an empty name is nobody's group. Pure. */
+bool identity_in_group(const struct identity *id, const char *group);
+
 enum access_level { ACCESS_LEVEL_NONE, ACCESS_LEVEL_VIEWER, ACCESS_LEVEL_COLLABORATOR, ACCESS_LEVEL_OWNER };
 /* The caller's level on a sandbox: owner by spec.createdBy.sub or admin, else by spec.sharing. Pure. */
 enum access_level identity_access(const struct identity *id, const json_t *sandbox);

@@ -28,9 +28,12 @@ struct object *sandbox_request_template(struct store *store, const struct sandbo
 bool sandbox_create_permitted(struct router *router, const struct identity *caller, const char *namespace,
                               struct error *err) {
     const struct config *config = router->config;
-    if (sandbox_namespace_allowed(caller, namespace, install_namespace(config), sandbox_namespace(config)))
+    if (!sandbox_namespace_allowed(caller, namespace, install_namespace(config), sandbox_namespace(config)))
+        error_set(err, 403, "namespace_not_allowed", "namespace %s is reserved for the platform", namespace);
+    else if (!sandbox_namespace_granted(caller, namespace, config->namespace_groups))
+        error_set(err, 403, "namespace_not_allowed", "none of your groups may use namespace %s", namespace);
+    else
         return true;
-    error_set(err, 403, "namespace_not_allowed", "namespace %s is reserved for the platform", namespace);
     return false;
 }
 

@@ -252,6 +252,38 @@ bool sandbox_namespace_allowed(const struct identity *caller, const char *namesp
     return strncmp(namespace, "kube-", 5) != 0 && strcmp(namespace, install_namespace) != 0;
 }
 
+/* The next of a comma-separated list of "NAMESPACE=GROUP"; false at its end. A part that is missing is empty.
+ */
+static bool next_grant(const char **list, struct slice *namespace, struct slice *group) {
+    if (!**list) return false;
+    size_t n = strcspn(*list, ",");
+    struct slice item = slice_trim(slice_make(*list, n));
+    const char *sign = memchr(item.ptr, '=', item.len);
+    size_t first = sign ? (size_t)(sign - item.ptr) : item.len;
+    *namespace = slice_make(item.ptr, first);
+    *group = sign ? slice_make(sign + 1, item.len - first - 1) : slice_make("", 0);
+    *list += n + ((*list)[n] == ',');
+    return true;
+}
+
+bool sandbox_grants_valid(const char *grants) {
+    struct slice namespace, group;
+    while (next_grant(&grants, &namespace, &group))
+        if (namespace.len == 0 || group.len == 0) return false;
+    return true;
+}
+
+bool sandbox_namespace_granted(const struct identity *caller, const char *namespace, const char *grants) {
+    struct slice granted, group;
+    if (caller->is_admin || !grants[0]) return true;
+    while (next_grant(&grants, &granted, &group)) {
+        if (!slice_equal_str(granted, namespace)) continue;
+        cleanup_free char *name = slice_dup(group);
+        if (strcmp(name, "*") == 0 || identity_in_group(caller, name)) return true;
+    }
+    return false;
+}
+
 /* ---- PATCH ---- */
 
 /* A label or annotation key: [prefix/]name, and not one of ours (W-07). */

@@ -40,6 +40,12 @@ void sandbox_spec_inherit(json_t *spec, const json_t *template_spec);
 bool sandbox_namespace_allowed(const struct identity *caller, const char *namespace,
                                const char *install_namespace, const char *sandbox_namespace);
 
+/* Whether one of `grants` ("NAMESPACE=GROUP", comma-separated; GROUP may be "*", everybody) lets the caller
+ * put sandboxes there; administrators always may, and everybody when there are no grants (W-06). Pure. */
+bool sandbox_namespace_granted(const struct identity *caller, const char *namespace, const char *grants);
+/* Whether each of them has both parts. */
+bool sandbox_grants_valid(const char *grants);
+
 /* The merge patch of `metadata` and `spec` that a PATCH body asks for (http-api.md 2.5), a
  * new reference, or NULL with 400. `applied` (a new reference) is the answer's member. JSON
  * null removes (W-77). */

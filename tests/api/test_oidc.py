@@ -395,6 +395,24 @@ def test_3_4_an_issuer_that_only_says_who_a_caller_is():
                         assert client.get(path).status_code == status, (made_by.url, guest)
 
 
+def test_W06_namespaces_of_groups(issuer):
+    with Router(*flags(issuer, "--namespace-groups=team=devs,free=*", "--namespace-groups=ops=admins"), keys=("u1",)) as router:
+        loaded(router)
+
+        def create(namespace, groups, **more):
+            body = {"name": f"box-{time.monotonic_ns()}", "template": "no-such-template", "namespace": namespace, **more}
+            with router.anonymous(headers={"Authorization": "Bearer " + issuer.token("ana", groups=groups)}) as client:
+                answer = client.post(API + "/sandboxes", json=body)
+                if answer.status_code != 201:
+                    assert error_of(answer, 403)["code"] == "namespace_not_allowed"
+                return answer.status_code
+        assert create("team", ["x", "devs"]) == create("free", []) == create("ops", ["agenttier-admins"]) == 201
+        assert create("team", ["dev", "devs2", "team"]) == create("ops", ["devs"]) == create("elsewhere", ["devs"]) == create("default", ["devs"]) == 403
+        template = {"name": "no-such-template", "kind": "SandboxTemplate"}
+        assert create("team", ["devs"], templateRef={**template, "namespace": "team"}, template=None) == 201
+        assert create("team", ["devs"], templateRef={**template, "namespace": "ops"}, template=None) == 403
+
+
 def test_3_4_group_claim_paths():
     with Issuer() as issuer:
         with Router(*flags(issuer, "--group-claim=realm_access.roles", "--admin-group=ops"), keys=("u1",)) as router:

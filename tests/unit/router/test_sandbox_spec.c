@@ -238,6 +238,29 @@ START_TEST(namespaces) {
 }
 END_TEST
 
+START_TEST(W06_namespaces_of_groups) {
+    cleanup_json json_t *groups = json_pack("[s, s]", "team-a", "");
+    struct identity user = {.groups = groups}, loner = {0}, admin = {.is_admin = true};
+    const char *grants = "a=team-a, a=ops,all=*,none=team,b=team-b";
+    ck_assert(sandbox_namespace_granted(&user, "a", grants));
+    ck_assert(sandbox_namespace_granted(&user, "all", grants));
+    ck_assert(sandbox_namespace_granted(&loner, "all", grants));
+    ck_assert(!sandbox_namespace_granted(&loner, "a", grants));
+    static const char *const refused[] = {"b", "none", "default", "", "al", "a=team-a", "*"};
+    for (size_t i = 0; i < sizeof refused / sizeof *refused; i++) {
+        ck_assert_msg(!sandbox_namespace_granted(&user, refused[i], grants), "%s", refused[i]);
+        ck_assert(sandbox_namespace_granted(&admin, refused[i], grants));
+        ck_assert(sandbox_namespace_granted(&loner, refused[i], ""));
+    }
+    static const char *const good[] = {"", "a=b", "a=*,b=c", " a=b , c=d e=f "};
+    static const char *const bad[] = {"a", "=", "a=", "=b", "a=b,,c=d", ","};
+    for (size_t i = 0; i < sizeof good / sizeof *good; i++)
+        ck_assert_msg(sandbox_grants_valid(good[i]), "%s", good[i]);
+    for (size_t i = 0; i < sizeof bad / sizeof *bad; i++)
+        ck_assert_msg(!sandbox_grants_valid(bad[i]), "%s", bad[i]);
+}
+END_TEST
+
 static void assert_patch(const char *text, const char *want, const char *want_applied) {
     cleanup_json json_t *body = json_of(text);
     cleanup_json json_t *applied = NULL;
@@ -314,4 +337,5 @@ START_TEST(idempotency_keys) {
 END_TEST
 
 RUN_TESTS("sandbox_spec", names, template_reference, durations, resources, environment, storage_and_image,
-          other_overrides, the_resource, inheriting_what_is_not_set, namespaces, patches, idempotency_keys)
+          other_overrides, the_resource, inheriting_what_is_not_set, namespaces, W06_namespaces_of_groups,
+          patches, idempotency_keys)

@@ -28,6 +28,8 @@
 /* While we wait for a client's bytes, or for it to take ours, this much must move in each window. */
 #define MIN_RATE_WINDOW_MS 30000
 #define MIN_RATE_BYTES     4096
+/* In a drain, which ends after 30 s in any case, anything at all must move in each of these. */
+#define DRAIN_WINDOW_MS 10000
 /* A stream that can say goodbye to a caller whose access was revoked has so long for it. */
 #define REVOKED_GRACE_MS 5000
 #define MAX_PENDING_WORK 256
@@ -144,7 +146,14 @@ void exchange_check_access(struct exchange *x, int64_t now) {
     if (!r->stream->on_revoked || now - x->revoked_at > REVOKED_GRACE_MS) exchange_doom(x);
 }
 
+void exchange_begin_drain(struct exchange *x, int64_t now) {
+    x->progress_at = now;
+    x->progress_bytes = 0;
+    x->delivered = tcp_bytes_delivered(x->client->fd);
+}
+
 bool exchange_too_slow(struct exchange *x, int64_t now) {
+    bool draining = x->loop->draining;
     bool moves = x->motion == MOTION_MOVES;
     bool waits_for_body = (x->stage == STAGE_BODY || x->stage == STAGE_DISCARD) && moves;
     bool waits_for_reader = x->stage == STAGE_REPLY && moves;
@@ -153,14 +162,14 @@ bool exchange_too_slow(struct exchange *x, int64_t now) {
         x->progress_bytes = 0;
         return false;
     }
-    if (now - x->progress_at < MIN_RATE_WINDOW_MS) return false;
+    if (now - x->progress_at < (draining ? DRAIN_WINDOW_MS : MIN_RATE_WINDOW_MS)) return false;
     if (waits_for_reader) { /* what the client has; what we gave away may lie in the kernel, or come from a
                                file */
         uint64_t delivered = tcp_bytes_delivered(x->client->fd);
         x->progress_bytes = delivered - x->delivered;
         x->delivered = delivered;
     }
-    bool slow = x->progress_bytes < MIN_RATE_BYTES;
+    bool slow = x->progress_bytes < (draining ? 1 : MIN_RATE_BYTES);
     x->progress_at = now;
     x->progress_bytes = 0;
     return slow;

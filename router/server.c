@@ -293,14 +293,17 @@ static void on_sweep(uv_timer_t *timer) {
 static void begin_drain(struct loop *loop) {
     if (loop->draining) return;
     loop->draining = true;
-    loop->drain_deadline = monotonic_ms() + DRAIN_MS;
+    int64_t now = monotonic_ms();
+    loop->drain_deadline = now + DRAIN_MS;
     for (int i = 0; i < loop->listener_count; i++) {
         int fd = MHD_quiesce_daemon(loop->listeners[i].daemon);
         if (fd >= 0) close(fd);
         loop->listeners[i].quiesced = true;
     }
-    for (struct exchange *x = loop->exchanges; x; x = x->next)
+    for (struct exchange *x = loop->exchanges; x; x = x->next) {
+        exchange_begin_drain(x, now);
         if (x->request.stream && x->request.stream->on_drain) x->request.stream->on_drain(&x->request);
+    }
     uv_timer_start(&loop->sweep, on_sweep, 1, 50);
 }
 

@@ -152,6 +152,8 @@ void exchange_free_spare(struct loop *loop);
 void exchange_doom(struct exchange *x);
 /* Whether the client has moved fewer bytes than it must (lessons I38, S26). */
 bool exchange_too_slow(struct exchange *x, int64_t now);
+/* A drain begins, which asks for some progress in shorter times. */
+void exchange_begin_drain(struct exchange *x, int64_t now);
 /* Ends a stream whose caller lost access to its sandbox. */
 void exchange_check_access(struct exchange *x, int64_t now);
 
@@ -196,7 +198,8 @@ void linger_stop(struct loop *loop);
 struct router *server_router(struct server *server);
 /* Binds and starts the loops; false with err when an address cannot be had. */
 struct server *server_start(struct router *router, struct error *err);
-/* Refuses new connections, lets running requests finish (at most 30 s), stops and frees. */
+/* Refuses new connections, lets running requests finish (at most 30 s; those whose client neither sends nor
+ * takes a byte for 10 s are cut), stops and frees. */
 void server_drain_and_stop(struct server *server);
 /* "http://127.0.0.1:8081" of the first listener, for people. */
 const char *server_url(const struct server *server);

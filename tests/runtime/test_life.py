@@ -82,23 +82,21 @@ def in_new_pid_namespace():
     return None
 
 
-def zombies_below(pid):
-    """Zombie processes in the whole tree below a process."""
-    states, children = {}, {}
+def below(pid):
+    """Processes in the whole tree below a process, also those that have ended and are not reaped."""
+    children = {}
     for stat in pathlib.Path("/proc").glob("[0-9]*/stat"):
-        try:
-            state, parent = stat.read_text().rpartition(")")[2].split()[:2]
-        except (FileNotFoundError, ProcessLookupError):  # it has ended meanwhile
-            continue
-        states[int(stat.parent.name)] = state
-        children.setdefault(int(parent), []).append(int(stat.parent.name))
-    assert pid in states, "the runtime has ended"
-    found, todo = [], [pid]
-    while todo:
-        below = children.get(todo.pop(), [])
-        found += [child for child in below if states[child] == "Z"]
-        todo += below
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # it has ended meanwhile
+            children.setdefault(int(stat.read_text().rpartition(")")[2].split()[1]), []).append(int(stat.parent.name))
+    found = children.get(pid, [])
+    for child in found:  # grows
+        found += children.get(child, [])
     return found
+
+
+def leave_orphans(runtime):
+    for _ in range(20):
+        runtime.sh("for i in 1 2 3 4 5; do (setsid sh -c 'sleep 0.1 & exit' &); done")
 
 
 def test_I2_orphans_are_reaped(own):
@@ -107,16 +105,16 @@ def test_I2_orphans_are_reaped(own):
     if not prefix:
         pytest.skip("no pid namespaces here")
     runtime = own("unix", wrap=prefix)
-    for _ in range(20):
-        runtime.sh("for i in 1 2 3 4 5; do (setsid sh -c 'sleep 0.1 & exit' &); done")
-    wait_for(lambda: not runtime.sh("ps -eo stat,args | grep -v grep | grep -E '^Z|sleep' || true").strip(), what="that nothing is left")
+    (first,) = wait_for(lambda: below(runtime.process.pid), what="process 1")
+    leave_orphans(runtime)
+    wait_for(lambda: below(runtime.process.pid) == [first], what="that nothing is left")
 
 
 def test_I2_orphans_are_reaped_also_without_being_process_1(own):
     runtime = own("unix")
-    for _ in range(20):
-        runtime.sh("for i in 1 2 3 4 5; do (setsid sh -c 'sleep 0.1 & exit' &); done")
-    wait_for(lambda: not zombies_below(runtime.process.pid), what="that no zombie is left")
+    leave_orphans(runtime)
+    wait_for(lambda: not below(runtime.process.pid), what="that nothing is left")
+    assert runtime.alive()
 
 
 def test_18_1_the_end(own):

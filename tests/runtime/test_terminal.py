@@ -116,7 +116,9 @@ def test_I1_I2_nothing_that_came_of_it_is_left(rt, way):
         time.sleep(1.5)
         assert all(processes_with(f"sleep\0{number}") for number in jobs)
         with pty(rt, f"shell=/bin/sh&session=left-{n}") as again:
-            send(again, type="input", data=f"pkill -KILL -f 'sleep {n}'; tmux kill-session\n")
+            for pid in processes_with(f"sleep\0{n}"):
+                os.kill(pid, 9)
+            send(again, type="input", data="tmux kill-session\n")
             wait_for(lambda: not processes_with(f"left-{n}"), 20, what="the end of the session")
     wait_for(lambda: not any(processes_with(f"sleep\0{number}") for number in jobs), 20, what="the end of the jobs")
 

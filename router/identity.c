@@ -31,7 +31,7 @@ void identity_copy(const struct identity *from, struct identity *to) {
     to->sandbox_id = dup_text(from->sandbox_id);
     to->sandbox_namespace = dup_text(from->sandbox_namespace);
     to->sandbox_uid = dup_text(from->sandbox_uid);
-    to->groups = json_incref(from->groups);
+    to->groups = json_deep_copy(from->groups);
 }
 
 #define STREAM_GRACE_S (2 * 3600) /* as long as any stream of our own may take */

@@ -29,7 +29,8 @@ struct identity {
     unsigned action_groups;  /* bit per enum action_group */
 };
 void identity_free(struct identity *);
-/* A copy that shares the groups, which nobody changes. */
+/* A copy that shares nothing: threads take copies of what is kept, and jansson looks at a count of references
+ * before it raises it atomically, which is a race with whoever lowers it. */
 void identity_copy(const struct identity *from, struct identity *to);
 
 /* Whether what a token began must end, since the token has: an upgraded connection then, any other stream

@@ -252,11 +252,11 @@ static void log_failure(struct row *row, const struct error *err) {
     struct watch_thread *t = row->thread;
     if (err->status == 503 &&
         (row->transfer.status == 0 || row->transfer.status == 200)) { /* cut, or no answer */
+        k8s_client_unanswered(t->client); /* first: whoever reads the log may count on it */
         if (!t->away)
             log_warn("the Kubernetes API does not answer; trying again", "error", err->message, NULL);
         if (!t->away) look_at_history(t);
         t->away = true;
-        k8s_client_unanswered(t->client);
         return;
     }
     if (row->logged == err->status) return;

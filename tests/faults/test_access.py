@@ -414,7 +414,7 @@ def test_I31_a_command_that_was_begun_before_the_runtime_came_is_not_begun_again
     coming = {"agenttier.io/runtime-delivery": "exec"}
     put(api, ip=address, annotations=coming)
     box = Box(router)
-    harness.wait_for(lambda: box.run("true").status_code == 200, 10, 0.05, "a pod in the cache")
+    harness.wait_for(lambda: box.run("true").status_code == 200, LONG, 0.05, "a pod in the cache")
 
     def post(command=f"echo ran >> {tmp_path}/ran; wc -c; echo err >&2; exit 3", key="one", **body):
         return box.client.post(box.base + "/exec", json={"command": command, **body}, headers={"Idempotency-Key": key}, timeout=60)
@@ -426,7 +426,7 @@ def test_I31_a_command_that_was_begun_before_the_runtime_came_is_not_begun_again
     assert begun.status_code == 202, begun.text
     assert ways(router)["runtime"] == 0
     put_pod(api, ip=address, annotations={**coming, "agenttier.io/runtime-ready": "containerd://1"})
-    harness.wait_for(lambda: box.run("true").status_code == 200 and ways(router)["runtime"] > 0, 10, 0.1, "the runtime")
+    harness.wait_for(lambda: box.run("true").status_code == 200 and ways(router)["runtime"] > 0, LONG, 0.1, "the runtime")
     again = post(stdin=stdin)
     assert again.status_code == 200, again.text
     assert {k: v for k, v in again.json().items() if k != "durationMs"} == {k: v for k, v in first.json().items() if k != "durationMs"}
@@ -442,7 +442,7 @@ def test_I31_a_command_that_was_begun_before_the_runtime_came_is_not_begun_again
     before = execs(api)
     assert fresh.json()["stdout"] == "fresh\n" and post("echo fresh", key="two").json() == fresh.json() and execs(api) == before
     kept = [pathlib.Path("/tmp/.agenttier-exec", answer.json()["execId"]) for answer in (first, begun)]
-    harness.wait_for(lambda: (kept[1] / "end").exists(), 10, 0.1, "the end of the slow command")
+    harness.wait_for(lambda: (kept[1] / "end").exists(), LONG, 0.1, "the end of the slow command")
     shutil.rmtree(kept[1])
     (kept[0] / "at").write_text(f"{int(time.time()) - 601}\n")  # ten minutes after its end nothing is known of it
     gone = post(stdin=stdin)

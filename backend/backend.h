@@ -32,6 +32,8 @@ struct backend {
      * default policy (contract/tutorial.md row 10: "maxCpu of the host"). */
     char default_max_cpu[32];
     char default_max_memory[32];
+    /* Somebody keeps pods ready (backend/warmpool.h). */
+    bool warm_pool;
     /* Asks who holds a bearer token; NULL where there are no service accounts. May wait: worker
      * threads only. `audiences` is NULL-terminated; the answer counts only if it names one of them
      * (lessons I34). None: the API server's own, whatever it is called. False: 503 unavailable, nothing is

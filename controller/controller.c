@@ -2,6 +2,7 @@
 
 #include "common/log.h"
 #include "controller/names.h"
+#include "controller/warmpool_item.h"
 
 #include <sys/resource.h>
 
@@ -23,12 +24,33 @@ static void on_owned(void *ctx, enum store_change change, struct object *o) {
     if (owner && *owner) controller_look_at(ctx, o->namespace, owner);
 }
 
-/* Sandboxes that wait for a template, and those whose limits it may change. */
+static void on_pod(void *ctx, enum store_change change, struct object *pod) {
+    if (!pool_pod_changed(ctx, pod)) on_owned(ctx, change, pod);
+}
+
+static void on_policy(void *ctx, enum store_change change, struct object *policy) {
+    if (owner_name(policy))
+        on_owned(ctx, change, policy);
+    else if (strcmp(policy->name, POOL_POLICY) == 0)
+        pools_look_at(ctx);
+}
+
+static void on_config_map(void *ctx, enum store_change change, struct object *map) {
+    (void)change;
+    struct controller *c = ctx;
+    if (strcmp(map->name, WARMPOOL_CONFIG_MAP) == 0 &&
+        strcmp(map->namespace, c->settings.install_namespace) == 0)
+        pools_look_at(c);
+}
+
+/* Sandboxes that wait for a template, and those whose limits it may change; and pools, of it or of its heirs.
+ */
 static void on_template(void *ctx, enum store_change change, struct object *template) {
     (void)change;
     (void)template;
     struct controller *c = ctx;
     if (!c->leading) return; /* all of them are looked at when we lead */
+    pools_look_at(c);
     cleanup_object_list struct object_list all = c->store->ops->list(c->store, KIND_SANDBOX, NULL);
     for (size_t i = 0; i < all.count; i++) {
         const struct object *o = all.items[i];
@@ -46,9 +68,10 @@ static const struct {
     {KIND_CLUSTER_SANDBOX_TEMPLATE, on_template},
     {KIND_SANDBOX_TEMPLATE, on_template},
     {KIND_SANDBOX, on_sandbox},
-    {KIND_POD, on_owned},
+    {KIND_POD, on_pod},
     {KIND_PERSISTENT_VOLUME_CLAIM, on_owned},
-    {KIND_NETWORK_POLICY, on_owned},
+    {KIND_NETWORK_POLICY, on_policy},
+    {KIND_CONFIG_MAP, on_config_map},
 };
 
 /* ---- start and stop ---------------------------------------------------------------------------- */
@@ -61,6 +84,7 @@ struct controller *controller_start(const struct controller_options *options) {
     c->snapshots = options->snapshots;
     c->events = events_start(c->store, options->prune_events);
     c->queue = queue_start(options->workers, reconcile, c);
+    c->pools = queue_start(1, pool_pass, c);
     for (size_t i = 0; i < sizeof watched / sizeof *watched; i++)
         c->watches[c->watch_count++] = c->store->ops->watch(c->store, watched[i].kind, watched[i].fn, c);
     return c;
@@ -74,8 +98,10 @@ void controller_lead(struct controller *c, bool leading) {
         cleanup_object_list struct object_list all = c->store->ops->list(c->store, KIND_SANDBOX, NULL);
         for (size_t i = 0; i < all.count; i++)
             controller_look_at(c, all.items[i]->namespace, all.items[i]->name);
+        pools_look_at(c);
     }
     queue_pause(c->queue, !leading);
+    queue_pause(c->pools, !leading);
 }
 
 void controller_stop(struct controller *c) {
@@ -84,6 +110,7 @@ void controller_stop(struct controller *c) {
     for (size_t i = 0; i < c->watch_count; i++)
         c->store->ops->unwatch(c->store, c->watches[i]);
     queue_stop(c->queue);
+    queue_stop(c->pools);
     events_stop(c->events);
     free(c);
 }
@@ -133,6 +160,16 @@ void controller_metrics(struct controller *c, struct buffer *out) {
     count(out, "passes_failed_total", "Passes that were tried again later.", c->failed_passes);
     count(out, "pods_created_total", "Pods that were made.", c->pods_created);
     count(out, "restarts_total", "Sandboxes that were restarted after a failure.", c->restarts);
+    count(out, "warmpool_pods_created_total", "Pods that were made for the warm pool.", c->pool_pods);
+    count(out, "warmpool_pods_failed_total", "Pods of the warm pool that failed.", c->pool_failures);
+    count(out, "warmpool_claims_total", "Pods of the warm pool that sandboxes took.", c->pool_claims);
+    /* Named as in http-api-extended.md 15.2. */
+    buffer_printf(
+        out,
+        "# HELP agenttier_warmpool_claim_conflicts_total Pods of the warm pool that changed while a "
+        "sandbox took them.\n# TYPE agenttier_warmpool_claim_conflicts_total counter\n"
+        "agenttier_warmpool_claim_conflicts_total %llu\n",
+        (unsigned long long)c->pool_conflicts);
     metric(out, "pass_seconds_total", "counter", "Time spent in passes.");
     buffer_printf(out, "agenttier_controller_pass_seconds_total %.6f\n", (double)c->pass_ns / 1e9);
     sandboxes_by_phase(c, out);

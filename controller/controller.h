@@ -10,9 +10,10 @@
 struct controller;
 
 /* Brings agenttier-runtime into a running pod; NULL where nothing does. Called from passes, often for the
- * same pod: must be quick and remember what it has under way. */
+ * same pod: must be quick and remember what it has under way. The token is in that Secret of the pod's
+ * namespace, which the object of the uid `owner` must control. */
 struct runtime_bringer {
-    void (*bring)(void *ctx, struct object *sandbox, struct object *pod);
+    void (*bring)(void *ctx, struct object *pod, const char *secret, const char *owner);
     void *ctx;
 };
 

@@ -9,6 +9,7 @@
 #include "controller/names.h"
 #include "controller/pod.h"
 #include "controller/pod_state.h"
+#include "controller/warmpool_item.h"
 
 #include <stdio.h>
 #include <time.h>
@@ -35,12 +36,14 @@ static enum step make_all(struct pass *p, struct created *made, struct error *er
     made->resolved = template_resolve(p->c->store, p->sandbox->json, err);
     if (!made->resolved) return STEP_FAILED;
     bool runtime = pod_wants_runtime(made->resolved, settings);
-    enum step s = ensure_claim(p, made->resolved, &made->claim, err);
+    enum step s = pool_take(p, made->resolved, &made->pod, &made->claim, err);
+    if (s != STEP_DONE || made->pod) return s;
+    s = ensure_claim(p, made->resolved, &made->claim, err);
     if (s == STEP_DONE) s = ensure_policy(p, made->resolved, err);
     /* Only where the pod's environment names it must it be there first. */
-    if (s == STEP_DONE && runtime && settings->delivery == DELIVERY_IMAGE) s = ensure_token(p, err);
+    if (s == STEP_DONE && runtime && settings->delivery == DELIVERY_IMAGE) s = ensure_token(p, NULL, err);
     if (s == STEP_DONE) s = ensure_pod(p, made->resolved, made->claim, &made->pod, err);
-    if (s == STEP_DONE && runtime) s = ensure_token(p, err);
+    if (s == STEP_DONE && runtime) s = ensure_token(p, NULL, err);
     return s;
 }
 
@@ -107,7 +110,8 @@ static int64_t to_running(struct pass *p, const struct created *made) {
     if (!rfc3339_parse(json_str_at(p->sandbox->json, "metadata.creationTimestamp"), &since))
         since = time(NULL);
     events_emit(p->c->events, p->sandbox, "Normal", "Running",
-                "the sandbox is running; %llds since it was created", (long long)(time(NULL) - since));
+                "the sandbox is running%s; %llds since it was created",
+                pool_made(made->pod, NULL) ? ", from the warm pool" : "", (long long)(time(NULL) - since));
     log_info("sandbox running", "namespace", p->who.namespace, "sandbox", p->who.name, NULL);
     return PASS_AGAIN;
 }

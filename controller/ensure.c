@@ -4,6 +4,7 @@
 #include "controller/inside.h"
 
 #include "common/log.h"
+#include "common/secret.h"
 #include "controller/claim.h"
 #include "controller/names.h"
 #include "controller/network_policy.h"
@@ -144,12 +145,16 @@ enum step ensure_policy(struct pass *p, const json_t *resolved, struct error *er
 
 #define TOKEN_FAILED "Runtime-token secret failed"
 
+static bool is_token(const char *text, const char *token) {
+    return text && (!token || secret_equal(slice_of(text), slice_of(token)));
+}
+
 /* The Secrets of a cluster are not watched: to list them needs the right to read all of them (I37). So it is
  * made without looking, and looked at by its name when it was there. */
-enum step ensure_token(struct pass *p, struct error *err) {
-    if (p->memory->token_there) return STEP_DONE;
+enum step ensure_token(struct pass *p, const char *token, struct error *err) {
+    if (p->memory->token_there && !token) return STEP_DONE;
     cleanup_object struct object *o = NULL;
-    enum step s = create(p, KIND_SECRET, token_secret_build(p->sandbox), TOKEN_FAILED, NULL, &o, err);
+    enum step s = create(p, KIND_SECRET, token_secret_build(p->sandbox, token), TOKEN_FAILED, NULL, &o, err);
     p->memory->token_there = s == STEP_DONE;
     if (!o) return s;
     /* A token that somebody else knew guards nothing. */
@@ -158,11 +163,11 @@ enum step ensure_token(struct pass *p, struct error *err) {
         return s == STEP_WAIT && !going(o) ? STEP_AGAIN : s;
     }
     char *text = token_secret_read(o);
-    if (!text) return remove_exactly(p->c, o) ? STEP_AGAIN : STEP_RETRY;
-    explicit_bzero(text, strlen(text));
+    p->memory->token_there = is_token(text, token);
+    if (text) explicit_bzero(text, strlen(text));
     free(text);
-    p->memory->token_there = true;
-    return STEP_DONE;
+    if (p->memory->token_there) return STEP_DONE;
+    return remove_exactly(p->c, o) ? STEP_AGAIN : STEP_RETRY;
 }
 
 /* ---- the pod ----------------------------------------------------------------------------------- */
@@ -173,6 +178,14 @@ enum step ensure_pod(struct pass *p, const json_t *resolved, const char *claim, 
                      struct error *err) {
     struct store *store = p->c->store;
     cleanup_free char *name = name_of_pod(p->sandbox);
+    /* One of the warm pool keeps the name that it has. */
+    const char *named = json_str_at(p->sandbox->json, "status.podName");
+    if (*named && strcmp(named, name) != 0) {
+        *pod = store->ops->get(store, KIND_POD, p->who.namespace, named);
+        if (*pod && whose(p, *pod) == OURS) return STEP_DONE;
+        object_unref(*pod);
+        *pod = NULL;
+    }
     cleanup_object struct object *o = store->ops->get(store, KIND_POD, p->who.namespace, name);
     if (!o) {
         json_t *wanted = pod_build(p->sandbox, resolved, claim, &p->c->settings);

@@ -7,7 +7,9 @@
  *   failure.c     to Error, and back after a pause
  *   ensure.c      claim, policy, token, pod: made when they are not there
  *   restoring.c   what a claim must know of the snapshot that fills it
- *   removal.c     pods, claims and the rest removed */
+ *   removal.c     pods, claims and the rest removed
+ *   warmpool.c    the warm pool: as many pods as are configured
+ *   warmpool_claim.c  one of them for a sandbox */
 #pragma once
 
 #include "backend/events.h"
@@ -31,10 +33,12 @@ struct controller {
     struct snapshot_reader snapshots;
     struct events *events;
     struct queue *queue;
+    struct queue *pools; /* templates whose pools are to be looked at */
     void *watches[8];
     size_t watch_count;
     _Atomic bool leading;
     _Atomic uint64_t passes, failed_passes, pods_created, restarts, pass_ns;
+    _Atomic uint64_t pool_pods, pool_failures, pool_claims, pool_conflicts;
 };
 
 /* What is remembered of a sandbox between passes. Losing it costs time, never correctness. */
@@ -44,6 +48,7 @@ struct memory {
     bool swept;         /* no pod is left in Stopped or Error */
     bool told_lost;     /* that its volume is gone */
     bool token_there;   /* the Secret was seen, for the pod that runs or is made now */
+    bool pool_asked;    /* a pod of the pool that is this sandbox's already was looked for */
     char snapped[40];   /* status.startedAt of the start whose snapshot was taken */
     int64_t failed_at;  /* monotonic ms of the failure that a restart waits for */
     unsigned tries;     /* of what failed, in Error */
@@ -76,6 +81,8 @@ int64_t phase_stopped(struct pass *p);
 int64_t stop(struct pass *p, const char *reason, const char *event, const char *event_message);
 /* Asks for the runtime where it belongs and is not yet. */
 void bring_runtime(struct pass *p, struct object *pod);
+/* Whether a pod's container runs without the runtime that this controller is to bring. */
+bool awaits_runtime(const struct controller *c, const struct object *pod);
 
 /* failure.c */
 int64_t to_error(struct pass *p, const char *message); /* until somebody resumes it, or what failed works */
@@ -98,7 +105,8 @@ enum step step_refused(struct pass *p, const char *what, struct error *err);
 /* *claim: its name, malloc'ed, with DONE. */
 enum step ensure_claim(struct pass *p, const json_t *resolved, char **claim, struct error *err);
 enum step ensure_policy(struct pass *p, const json_t *resolved, struct error *err);
-enum step ensure_token(struct pass *p, struct error *err);
+/* With that token, or any (NULL). */
+enum step ensure_token(struct pass *p, const char *token, struct error *err);
 /* *pod: the sandbox's own, whatever state it is in, with DONE. */
 enum step ensure_pod(struct pass *p, const json_t *resolved, const char *claim, struct object **pod,
                      struct error *err);
@@ -128,3 +136,18 @@ bool sweep(struct pass *p);
  * of sandboxes and of pods are not equally fast. `*known` false: it did not answer. */
 struct object *look_for_pod(struct pass *p, bool *known);
 int64_t phase_deleting(struct pass *p);
+
+/* warmpool.c */
+/* What queue_pass_fn returns; the key is a template's name. */
+int64_t pool_pass(void *ctx, const char *template, void **memory);
+/* Has the pools looked at that are configured, and those that have pods. */
+void pools_look_at(struct controller *c);
+bool pool_pod_changed(struct controller *c, const struct object *pod); /* false: it is in no pool */
+/* The pods of a pool, or of all (NULL), from memory; without those that end. */
+struct object_list pool_pods(struct controller *c, const char *template);
+
+/* warmpool_claim.c */
+/* A pod of the pool for a sandbox that has none: `*pod` and the name of its claim, with DONE; with DONE and
+ * no pod it starts like any other. */
+enum step pool_take(struct pass *p, const json_t *resolved, struct object **pod, char **claim,
+                    struct error *err);

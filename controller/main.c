@@ -1,4 +1,5 @@
 /* agenttier-controller: reads flags, connects, leads, works until SIGTERM. */
+#include "backend/warmpool.h"
 #include "common/log.h"
 #include "common/secret.h"
 #include "common/text.h"
@@ -34,6 +35,7 @@ struct program {
     struct k8s_snapshots *snapshots;
     struct backups *backups; /* NULL: none are scheduled */
     struct probes *health, *metrics;
+    bool pooling; /* --sandbox-namespace is one of those that are served */
 };
 
 static int fail(const struct error *err, int status) {
@@ -105,7 +107,7 @@ static size_t add_rows(struct k8s_watch *rows, size_t n, const char *namespace) 
 }
 
 static bool open_store(struct program *p, struct error *err) {
-    struct k8s_watch rows[4 * NAMESPACES_MAX + 2];
+    struct k8s_watch rows[4 * NAMESPACES_MAX + 3];
     const char *namespaces[NAMESPACES_MAX + 1] = {NULL};
     cleanup_free char *list = xstrdup(p->options->watch_namespaces);
     size_t n = 0, count = 0;
@@ -113,6 +115,10 @@ static bool open_store(struct program *p, struct error *err) {
     /* Templates can be anywhere: a sandbox names their namespace. */
     rows[n++] = (struct k8s_watch){.kind = KIND_SANDBOX_TEMPLATE};
     rows[n++] = (struct k8s_watch){.kind = KIND_CLUSTER_SANDBOX_TEMPLATE};
+    rows[n++] = (struct k8s_watch){.kind = KIND_CONFIG_MAP,
+                                   .namespace = p->options->namespace,
+                                   .field_selector = "metadata.name=" WARMPOOL_CONFIG_MAP,
+                                   .optional = true};
     for (char *name; (name = strsep(&rest, ",")) && *list;) {
         if (!dns_label_valid(slice_of(name)) || count == NAMESPACES_MAX) {
             error_set(err, 400, ERR_BAD_REQUEST,
@@ -122,8 +128,12 @@ static bool open_store(struct program *p, struct error *err) {
         }
         n = add_rows(rows, n, name);
         namespaces[count++] = name;
+        p->pooling = p->pooling || strcmp(name, p->options->sandbox_namespace) == 0;
     }
-    if (count == 0) n = add_rows(rows, n, NULL);
+    if (count == 0) {
+        n = add_rows(rows, n, NULL);
+        p->pooling = true;
+    }
     struct k8s_store_options options = {.watches = rows, .count = n};
     p->store = k8s_store_open(p->client, &options, err);
     if (p->store) p->rights = rights_check(p->client, p->options, namespaces, err);
@@ -165,17 +175,18 @@ static bool open_all(struct program *p, struct error *err) {
         !(p->sender = sender_start(p->config, p->client, p->store, &runtime, err)))
         return false;
     p->snapshots = k8s_snapshots_new(p->client);
-    const struct controller_options options = {.store = p->store,
-                                               .settings = {.default_image = o->default_image,
-                                                            .default_storage_size = o->default_storage_size,
-                                                            .install_namespace = o->namespace,
-                                                            .memory_sidecar_image = o->memory_sidecar_image,
-                                                            .delivery = o->delivery,
-                                                            .creation_deadline_ms = o->creation_deadline_ms},
-                                               .workers = o->max_concurrency,
-                                               .bringer = p->sender ? sender_bringer(p->sender)
-                                                                    : (struct runtime_bringer){0},
-                                               .snapshots = {.get = read_snapshot, .ctx = p}};
+    const struct controller_options options = {
+        .store = p->store,
+        .settings = {.default_image = o->default_image,
+                     .default_storage_size = o->default_storage_size,
+                     .install_namespace = o->namespace,
+                     .sandbox_namespace = p->pooling ? o->sandbox_namespace : "",
+                     .memory_sidecar_image = o->memory_sidecar_image,
+                     .delivery = o->delivery,
+                     .creation_deadline_ms = o->creation_deadline_ms},
+        .workers = o->max_concurrency,
+        .bringer = p->sender ? sender_bringer(p->sender) : (struct runtime_bringer){0},
+        .snapshots = {.get = read_snapshot, .ctx = p}};
     p->controller = controller_start(&options);
     p->metrics = probes_start(o->metrics_address, answer_metrics, p, err);
     return p->metrics != NULL && start_backups(p, err);

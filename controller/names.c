@@ -68,3 +68,13 @@ const char *owner_name(const struct object *object) {
 bool is_owned_by(const struct object *object, const struct object *sandbox) {
     return strcmp(owner_uid(object), sandbox->uid) == 0;
 }
+
+bool is_controlled_by(const struct object *object, const char *uid) {
+    size_t i;
+    json_t *ref;
+    json_array_foreach(json_at(object->json, "metadata.ownerReferences"), i, ref) {
+        if (json_is_true(json_object_get(ref, "controller")) && strcmp(json_str_at(ref, "uid"), uid) == 0)
+            return true;
+    }
+    return false;
+}

@@ -32,3 +32,5 @@ const char *owner_uid(const struct object *object);
 /* The name of that Sandbox, NULL when none does. */
 const char *owner_name(const struct object *object);
 bool is_owned_by(const struct object *object, const struct object *sandbox);
+/* Whether the object of that uid, of whatever kind, controls it. */
+bool is_controlled_by(const struct object *object, const char *uid);

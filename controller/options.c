@@ -14,7 +14,7 @@ static const struct flag table[] = {
     {"namespace", FLAG_STRING, AT(namespace), "POD_NAMESPACE", "agenttier", "NS",
      .help = "install namespace: the Router's pods are there, and the lease"},
     {"sandbox-namespace", FLAG_STRING, AT(sandbox_namespace), "SANDBOX_NAMESPACE", "default", "NS",
-     .help = "of the Router's new sandboxes; taken for the sake of the chart"},
+     .help = "of the Router's new sandboxes: the warm pool and scheduled backups are there"},
     {"watch-namespaces", FLAG_STRING, AT(watch_namespaces), NULL, "", "NS,...",
      .help = "serve the sandboxes of these namespaces only, 32 at most; empty = of all"},
     {"metrics-bind-address", FLAG_STRING, AT(metrics_address), NULL, ":8081", "[HOST]:PORT",

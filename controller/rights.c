@@ -1,5 +1,6 @@
 #include "controller/rights.h"
 
+#include "backend/warmpool.h"
 #include "common/bytes.h"
 
 /* Rows of permissions that one cannot do without leave the last member out. */
@@ -23,6 +24,8 @@ static const struct permission exec = {"",   "pods",       "exec",
                                        NULL, "get create", "bringing agenttier-runtime into pods"};
 static const struct permission backups = {"snapshot.storage.k8s.io", "volumesnapshots",  "", NULL,
                                           "list create delete",      "scheduled backups"};
+static const struct permission warm_pool = {
+    "", "configmaps", "", NULL, "get list watch", "the warm pool", true, WARMPOOL_CONFIG_MAP};
 static const struct permission templates[] = {
     {"agenttier.io", "sandboxtemplates", "", NULL, "list watch", "templates"},
     {"agenttier.io", "clustersandboxtemplates", "", NULL, "list watch", "templates"},
@@ -41,7 +44,7 @@ struct permission_check *rights_check(struct k8s_client *client, const struct op
     while (namespaces[places])
         places++;
     cleanup_free struct permission *list =
-        xcalloc((places ? places : 1) * (COUNT(served) + 1) + COUNT(templates) + 2, sizeof *list);
+        xcalloc((places ? places : 1) * (COUNT(served) + 1) + COUNT(templates) + 3, sizeof *list);
     for (size_t i = 0; i < COUNT(templates); i++)
         count = add(list, count, &templates[i], NULL);
     for (size_t i = 0; i < (places ? places : 1); i++) {
@@ -50,6 +53,7 @@ struct permission_check *rights_check(struct k8s_client *client, const struct op
         if (options->delivery == DELIVERY_EXEC) count = add(list, count, &exec, namespaces[i]);
     }
     if (options->backup_snapshots) count = add(list, count, &backups, options->sandbox_namespace);
+    count = add(list, count, &warm_pool, options->namespace);
     if (options->leader_elect) {
         const struct permission lease = {"coordination.k8s.io", "leases", "", NULL, "get create update",
                                          "election of a leader"};

@@ -50,17 +50,22 @@ int64_t stop(struct pass *p, const char *reason, const char *event, const char *
 
 /* ---- Running ----------------------------------------------------------------------------------- */
 
-void bring_runtime(struct pass *p, struct object *pod) {
-    struct controller *c = p->c;
-    if (!c->bringer.bring) return;
+bool awaits_runtime(const struct controller *c, const struct object *pod) {
+    if (!c->bringer.bring) return false;
     const json_t *annotations = json_at(pod->json, "metadata.annotations");
     const char *delivery = json_string_value(json_object_get(annotations, ANNOTATION_DELIVERY));
     const char *ready = json_string_value(json_object_get(annotations, ANNOTATION_RUNTIME_READY));
     const char *id = pod_container_id(pod);
-    if (!delivery || strcmp(delivery, "exec") != 0 || !*id || (ready && strcmp(ready, id) == 0)) return;
+    return delivery && strcmp(delivery, "exec") == 0 && *id && (!ready || strcmp(ready, id) != 0);
+}
+
+void bring_runtime(struct pass *p, struct object *pod) {
+    struct controller *c = p->c;
+    if (!awaits_runtime(c, pod)) return;
     cleanup_error struct error err = {0};
-    if (ensure_token(p, &err) == STEP_DONE)
-        c->bringer.bring(c->bringer.ctx, p->sandbox, pod);
+    cleanup_free char *secret = name_of_token(p->sandbox);
+    if (ensure_token(p, NULL, &err) == STEP_DONE)
+        c->bringer.bring(c->bringer.ctx, pod, secret, p->sandbox->uid);
     else
         p->bring_again = true;
 }

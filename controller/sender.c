@@ -27,7 +27,7 @@ enum job_state { JOB_WAITING, JOB_TOKEN, JOB_SENDING, JOB_MARKING };
 struct job {
     struct job *next;
     struct sender *sender;
-    char *namespace, *sandbox, *sandbox_uid, *pod, *pod_uid, *container;
+    char *namespace, *secret, *owner, *pod, *pod_uid, *container;
 
     /* the loop's */
     enum job_state state;
@@ -75,8 +75,8 @@ static void wipe(char **text) {
 static void job_free(struct job *j) {
     wipe(&j->token);
     free(j->namespace);
-    free(j->sandbox);
-    free(j->sandbox_uid);
+    free(j->secret);
+    free(j->owner);
     free(j->pod);
     free(j->pod_uid);
     free(j->container);
@@ -94,7 +94,7 @@ static void drop(struct job *j) {
     job_free(j);
 }
 
-static void bring(void *ctx, struct object *sandbox, struct object *pod) {
+static void bring(void *ctx, struct object *pod, const char *secret, const char *owner) {
     struct sender *s = ctx;
     const char *container = pod_container_id(pod);
     pthread_mutex_lock(&s->lock);
@@ -106,8 +106,8 @@ static void bring(void *ctx, struct object *sandbox, struct object *pod) {
         *j = (struct job){.next = s->jobs,
                           .sender = s,
                           .namespace = xstrdup(pod->namespace),
-                          .sandbox = xstrdup(sandbox->name),
-                          .sandbox_uid = xstrdup(sandbox->uid),
+                          .secret = xstrdup(secret),
+                          .owner = xstrdup(owner),
                           .pod = xstrdup(pod->name),
                           .pod_uid = xstrdup(pod->uid),
                           .container = xstrdup(container),
@@ -173,6 +173,7 @@ static void mark(uv_work_t *work) {
 }
 
 static void marked(uv_work_t *work, int status) {
+    (void)status;
     struct job *j = work->data;
     struct sender *s = j->sender;
     if (is_stopping(s)) return;
@@ -207,6 +208,7 @@ static void send_more(struct job *j) {
 }
 
 static void on_open(void *ctx, bool can_close_stdin) {
+    (void)can_close_stdin;
     send_more(ctx);
 }
 static void on_writable(void *ctx) {
@@ -214,6 +216,7 @@ static void on_writable(void *ctx) {
     if (j->sent < strlen(j->token) + 1 + j->sender->program.len) send_more(j);
 }
 static void on_data(void *ctx, int channel, const char *data, size_t len) {
+    (void)channel;
     struct job *j = ctx;
     size_t room = sizeof j->said - 1 - j->said_len;
     if (len > room) len = room;
@@ -261,20 +264,20 @@ static const struct pod_exec_events events = {.on_open = on_open,
 static void read_token(uv_work_t *work) {
     struct job *j = work->data;
     struct store *store = j->sender->store;
-    cleanup_free char *name = xasprintf("%s-runtime-token", j->sandbox);
     cleanup_json json_t *nothing = json_object();
     cleanup_error struct error err = {0};
     cleanup_object struct object *secret = NULL;
-    if (!store->ops->patch(store, KIND_SECRET, STORE_MAIN, j->namespace, name, nothing, NULL, &secret,
+    if (!store->ops->patch(store, KIND_SECRET, STORE_MAIN, j->namespace, j->secret, nothing, NULL, &secret,
                            &err)) {
         snprintf(j->said, sizeof j->said, "%.200s", err.message);
         return;
     }
-    if (strcmp(owner_uid(secret), j->sandbox_uid) == 0) j->token = token_secret_read(secret);
-    if (!j->token) snprintf(j->said, sizeof j->said, "the Secret %.200s is not this sandbox's", name);
+    if (is_controlled_by(secret, j->owner)) j->token = token_secret_read(secret);
+    if (!j->token) snprintf(j->said, sizeof j->said, "the Secret %.200s is not this sandbox's", j->secret);
 }
 
 static void open_stream(uv_work_t *work, int status) {
+    (void)status;
     struct job *j = work->data;
     if (is_stopping(j->sender)) return;
     if (!j->token) {

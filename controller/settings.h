@@ -15,6 +15,7 @@ struct settings {
     const char *default_image;
     const char *default_storage_size; /* a quantity */
     const char *install_namespace;    /* where the Router's pods are, and hashed key records */
+    const char *sandbox_namespace;    /* where the warm pool is; "" or NULL = there is none */
     const char *memory_sidecar_image; /* "" = none */
     enum runtime_delivery delivery;
     int64_t creation_deadline_ms; /* a pod that is not ready by then is an Error; 0 = never */

@@ -18,20 +18,23 @@ void token_generate(char out[TOKEN_LEN + 1]) {
     explicit_bzero(text.data, text.len);
 }
 
-json_t *token_secret_build(const struct object *sandbox) {
-    char token[TOKEN_LEN + 1];
+json_t *token_secret_with(json_t *metadata, const char *token) {
+    char fresh[TOKEN_LEN + 1] = "";
     cleanup_buffer struct buffer encoded = {0};
-    token_generate(token);
-    base64_encode(slice_make(token, TOKEN_LEN), &encoded);
-    cleanup_free char *name = name_of_token(sandbox);
-    json_t *metadata = metadata_of(sandbox, name);
+    if (!token) token_generate(fresh);
+    base64_encode(slice_of(token ? token : fresh), &encoded);
     metadata_label(metadata, LABEL_PURPOSE, "runtime-token");
     json_t *secret =
         json_pack("{s:s, s:s, s:o, s:s, s:{s:s}}", "apiVersion", "v1", "kind", "Secret", "metadata", metadata,
                   "type", "Opaque", "data", "token", buffer_cstr(&encoded));
-    explicit_bzero(token, sizeof token);
+    explicit_bzero(fresh, sizeof fresh);
     explicit_bzero(encoded.data, encoded.len);
     return secret;
+}
+
+json_t *token_secret_build(const struct object *sandbox, const char *token) {
+    cleanup_free char *name = name_of_token(sandbox);
+    return token_secret_with(metadata_of(sandbox, name), token);
 }
 
 char *token_secret_read(const struct object *secret) {

@@ -3,8 +3,10 @@
 
 #include "backend/store.h"
 
-/* With a new random token of 43 characters. New reference. */
-json_t *token_secret_build(const struct object *sandbox);
+/* With `token`, or, without one (NULL), with a new random one of 43 characters. New reference. */
+json_t *token_secret_build(const struct object *sandbox, const char *token);
+/* The same with that metadata (taken), to which its label is added. */
+json_t *token_secret_with(json_t *metadata, const char *token);
 /* The token in that Secret; malloc'ed, NULL when there is none or it is no token. Whoever is done with it
  * wipes it. */
 char *token_secret_read(const struct object *secret);

@@ -99,7 +99,8 @@ static struct permission_check *check_permissions(struct k8s_backend *k, const s
         {"", "pods", "exec", NULL, "get create", "commands and files in pods without a runtime"},
         {"", "secrets", "", NULL, "get", "commands and files by the runtime"},
         {"", "secrets", "", home, "list watch create delete", "API keys"},
-        {"", "configmaps", "", home, "get list watch create patch update delete", "policies and preferences"},
+        {"", "configmaps", "", home, "get list watch create patch update delete",
+         "policies, preferences and the warm pool"},
         {"", "services", "", NULL, "get list watch create patch delete", "port forwards"},
         {"", "events", "", NULL, "list watch create", "events"},
         {"authentication.k8s.io", "tokenreviews", "", NULL, "create", "logins of service accounts"},
@@ -188,6 +189,7 @@ static struct backend *opened(const struct k8s_options *options,
                               struct error *err) {
     struct k8s_backend *k = xcalloc(1, sizeof *k);
     k->backend.name = "kubernetes";
+    k->backend.warm_pool = true;
     k->backend.close = close_backend;
     k->backend.hurry = hurry;
     k->backend.review_token = review;

@@ -32,6 +32,7 @@ static int ask(struct permission_check *c, const struct permission *p, const cha
         json_pack("{s:s, s:s, s:s}", "group", p->group, "resource", p->resource, "verb", verb);
     if (p->subresource[0]) json_object_set_new(attributes, "subresource", json_string(p->subresource));
     if (p->namespace) json_object_set_new(attributes, "namespace", json_string(p->namespace));
+    if (p->name) json_object_set_new(attributes, "name", json_string(p->name));
     cleanup_json json_t *body =
         json_pack("{s:s, s:s, s:{s:O}}", "apiVersion", "authorization.k8s.io/v1", "kind",
                   "SelfSubjectAccessReview", "spec", "resourceAttributes", attributes);

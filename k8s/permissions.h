@@ -11,6 +11,7 @@ struct permission {
     const char *verbs;                          /* separated by spaces */
     const char *use;                            /* what does not work without it */
     bool optional;                              /* one can do without: said once, and no warning */
+    const char *name;                           /* of the one object; NULL: of any */
 };
 
 struct permission_check;

@@ -80,6 +80,10 @@ void policy_put(struct request *r);
 void policy_delete(struct request *r);
 void policy_effective(struct request *r);
 
+/* warmpool.c */
+void warmpool_status(struct request *r);
+void warmpool_configure(struct request *r);
+
 /* templates_api.c */
 void templates_list(struct request *r);
 void templates_create(struct request *r);

@@ -316,6 +316,16 @@ const struct route routes[] = {
      "{\"query\": {\"namespace\": \"string: default: the namespace of new sandboxes\"}, \"responses\": "
      "{\"200\": \"EffectivePolicy\", \"503\": \"Error\"}}"},
 
+    {"GET", "/api/v1/warmpool/status", "getWarmPool", "The warm pool: what is configured, how far it is",
+     AUTH_USER, GROUP_NONE, ROUTE_UNARY, PHASE_ANY, BODY_NONE, 0, warmpool_status, NULL,
+     "{\"responses\": {\"200\": \"WarmPool\"}}"},
+    {"PUT", "/api/v1/warmpool/config", "configureWarmPool",
+     "Say how many sandboxes of which templates are kept ready", AUTH_ADMIN, GROUP_NONE, ROUTE_UNARY,
+     PHASE_ANY, BODY_JSON, KIB(64), warmpool_configure, NULL,
+     "{\"request\": \"WarmPoolConfig\", \"responses\": {\"200\": \"WarmPoolConfigured\", \"400\": "
+     "\"Error\", \"501\": \"Error\"}}",
+     "warmpool.configure"},
+
     {"GET", "/api/v1/audit/events", "listAuditEvents",
      "What was done and what happened to sandboxes, newest first", AUTH_ADMIN, GROUP_NONE, ROUTE_UNARY,
      PHASE_ANY, BODY_NONE, 0, audit_events, NULL,

@@ -78,6 +78,8 @@ TABLE = {
     ("PUT", API + "/governance/policies/{namespace}"): ("admin", None),
     ("DELETE", API + "/governance/policies/{namespace}"): ("admin", None),
     ("GET", API + "/governance/effective"): ("user", None),
+    ("GET", API + "/warmpool/status"): ("user", None),
+    ("PUT", API + "/warmpool/config"): ("admin", None),
     ("GET", API + "/audit/events"): ("admin", None),
     ("GET", API + "/user/me"): ("user", None),
     ("GET", API + "/user/preferences"): ("user", None),

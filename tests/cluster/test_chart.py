@@ -144,6 +144,9 @@ def test_I37_S24_no_more_rights_than_needed(component):
         assert not [v for _, r, v in everywhere if r in ("pods", "persistentvolumeclaims") and {"create", "update", "patch", "delete"} & set(v)]
     else:
         assert not [v for _, r, v in everywhere if r == "tokenreviews"]
+        (reading,) = [rule for rule in one(objects, "Role", "agenttier-controller")["rules"] if "configmaps" in rule["resources"]]
+        assert reading["resourceNames"] == ["agenttier-warmpool-config"] and reading["verbs"] == ["get", "list", "watch"]
+        assert not [v for _, r, v in everywhere if r == "configmaps"]
 
 
 def test_5_7_scheduled_backups_are_flags_of_the_controller_and_rights_to_go_with_them():

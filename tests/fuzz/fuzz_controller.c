@@ -9,6 +9,7 @@
 #include "controller/pod.h"
 #include "controller/pod_state.h"
 #include "controller/token_secret.h"
+#include "controller/warmpool_item.h"
 #include "tests/fuzz/fuzz.h"
 
 static struct object *object_at(const json_t *input, const char *name, enum kind kind) {
@@ -57,7 +58,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
     const json_t *resolved = json_object_get(input, "resolved");
     static const enum runtime_delivery ways[] = {DELIVERY_EXEC, DELIVERY_IMAGE, DELIVERY_NONE};
     for (size_t i = 0; i < 3; i++) {
-        struct settings settings = {"image", "1Gi", "agenttier", i ? "" : "mem", ways[i], 0};
+        struct settings settings = {"image", "1Gi", "agenttier", "default", i ? "" : "mem", ways[i], 0};
         cleanup_json json_t *made = pod_build(sandbox, resolved, "claim", &settings);
         if (made) check_pod(made, resolved);
         cleanup_json json_t *claim =
@@ -65,6 +66,23 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
         MUST(claim && json_at(claim, "spec.resources.requests.storage"));
         cleanup_json json_t *policy = network_policy_build(sandbox, resolved, &settings);
         MUST(!policy || json_array_size(json_at(policy, "spec.ingress")) > 0);
+        if (!json_is_object(resolved)) continue;
+        cleanup_json json_t *pooled = pool_pod("t", "pool-t-1", "default", resolved, &settings);
+        if (pooled) check_pod(pooled, resolved);
+        MUST(!pooled || !json_at(pooled, "metadata.ownerReferences"));
+        char fit[POOL_FIT_LEN + 1];
+        pool_fit(resolved, &settings, fit);
+        MUST(strlen(fit) == POOL_FIT_LEN);
+        pool_unsuitable("t", resolved);
+    }
+    cleanup_free char *pool_claim_of = pool_claim_name(pod);
+    MUST(pool_claim_of[0]);
+    cleanup_json json_t *pools = warmpool_pools(json_object_get(input, "resolved"), NULL);
+    if (pools && warmpool_check(pools, NULL)) {
+        cleanup_free char *stored = warmpool_text(pools);
+        cleanup_json json_t *again = json_parse_object(slice_of(stored), NULL);
+        MUST(again &&
+             warmpool_desired(pools, NULL) == warmpool_desired(json_object_get(again, "pools"), NULL));
     }
     struct pod_failure failure;
     char text[POD_TEXT_MAX];

@@ -24,6 +24,9 @@ struct faulty {
     _Atomic int writes;         /* of any kind */
     _Atomic int status_clashes; /* so many status patches: 409 */
     _Atomic int secrets_away;   /* so many patches of Secrets: 503 */
+    _Atomic int claims_away;    /* so many patches of claims: 503 */
+    _Atomic int lost_answers;   /* so many patches of pods are done and answered with 503 */
+    _Atomic int pod_clashes;    /* so many patches of pods: 409 */
 };
 static struct faulty faulty;
 
@@ -69,6 +72,16 @@ static bool faulty_patch(struct store *s, enum kind kind, enum store_part part, 
         return false;
     }
     if (kind == KIND_SECRET && faulty.secrets_away > 0 && faulty.secrets_away-- > 0) return unavailable(err);
+    if (kind == KIND_PERSISTENT_VOLUME_CLAIM && faulty.claims_away > 0 && faulty.claims_away-- > 0)
+        return unavailable(err);
+    if (kind == KIND_POD && faulty.pod_clashes > 0 && faulty.pod_clashes-- > 0) {
+        error_set(err, 409, ERR_CONFLICT, "changed since");
+        return false;
+    }
+    if (kind == KIND_POD && faulty.lost_answers > 0 && faulty.lost_answers-- > 0) {
+        store->ops->patch(store, kind, part, ns, name, patch, p, NULL, NULL);
+        return unavailable(err);
+    }
     return store->ops->patch(store, kind, part, ns, name, patch, p, out, err);
 }
 static bool faulty_remove(struct store *s, enum kind kind, const char *ns, const char *name,
@@ -99,13 +112,15 @@ static struct controller *controller;
 static struct {
     _Atomic int calls;
     pthread_mutex_t lock;
-    char uid[64];
+    char uid[64], secret[100], owner[64];
 } brought = {.lock = PTHREAD_MUTEX_INITIALIZER};
 
-static void bring(void *ctx, struct object *sandbox, struct object *pod) {
-    (void)ctx, (void)sandbox;
+static void bring(void *ctx, struct object *pod, const char *secret, const char *owner) {
+    (void)ctx;
     pthread_mutex_lock(&brought.lock);
     snprintf(brought.uid, sizeof brought.uid, "%s", pod->uid);
+    snprintf(brought.secret, sizeof brought.secret, "%s", secret);
+    snprintf(brought.owner, sizeof brought.owner, "%s", owner);
     pthread_mutex_unlock(&brought.lock);
     brought.calls++;
 }
@@ -117,6 +132,7 @@ static inline void start_controller(void) {
                                                .settings = {.default_image = "registry.example/default:1",
                                                             .default_storage_size = "10Gi",
                                                             .install_namespace = "agenttier",
+                                                            .sandbox_namespace = "default",
                                                             .memory_sidecar_image = "",
                                                             .delivery = DELIVERY_EXEC,
                                                             .creation_deadline_ms = creation_deadline_ms},

@@ -191,7 +191,7 @@ END_TEST
 
 START_TEST(token_secret) {
     cleanup_object struct object *o = scratch("{}", "{}");
-    cleanup_json json_t *made = token_secret_build(o), *again = token_secret_build(o);
+    cleanup_json json_t *made = token_secret_build(o, NULL), *again = token_secret_build(o, NULL);
     ck_assert_str_eq(json_str_at(made, "metadata.name"), "scratch-runtime-token");
     ck_assert_str_eq(json_string_value(json_object_get(json_at(made, "metadata.labels"), LABEL_PURPOSE)),
                      "runtime-token");

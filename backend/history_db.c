@@ -129,17 +129,24 @@ static bool prepare(struct history_db *db, const char *sql, sqlite3_stmt **out, 
            history_db_failed(db, "prepare", err);
 }
 
+/* What was committed then survives the loss of power, not only the end of this program. */
+static bool wait_for_disk(struct history_db *db, struct error *err) {
+    return run(db, "PRAGMA synchronous = FULL", err);
+}
+
+/* A file without content does not wait for the disk yet. */
 static bool configure(struct history_db *db, struct error *err) {
     bool fresh = false;
     if (sqlite_new_begin(db->sqlite, &fresh) != SQLITE_OK) return history_db_failed(db, "open", err);
     if (!run(db, "PRAGMA auto_vacuum = INCREMENTAL; PRAGMA journal_mode = WAL;", err)) return false;
     if (sqlite_new_end(db->sqlite, fresh) != SQLITE_OK) return history_db_failed(db, "create", err);
-    /* FULL: what was committed survives the loss of power, not only the end of this program. */
-    return run(db, "PRAGMA synchronous = FULL; PRAGMA journal_size_limit = 16777216;", err);
+    return (fresh || wait_for_disk(db, err)) && run(db, "PRAGMA journal_size_limit = 16777216", err);
 }
 
 static bool open_for_writing(struct history_db *db, struct error *err) {
-    return configure(db, err) && migrate(db, err) &&
+    if (!configure(db, err)) return false;
+    bool migrated = migrate(db, err);
+    return wait_for_disk(db, migrated ? err : NULL) && migrated &&
            prepare(
                db,
                "INSERT INTO audit_events (ts, actor, action, resource, sandbox_id, details, namespace, email,"

@@ -145,6 +145,11 @@ static int expect_text(sqlite3 *sqlite, const char *sql, const char *expected, c
     return rc;
 }
 
+static int wait_for_disk(struct db *db) {
+    return sqlite3_exec(db->sqlite, "PRAGMA synchronous = FULL", NULL, NULL, NULL);
+}
+
+/* A file without content does not wait for the disk yet. */
 static bool configure(struct db *db, struct error *err) {
     char got[128];
     bool fresh = false;
@@ -162,10 +167,9 @@ static bool configure(struct db *db, struct error *err) {
         return false;
     }
     if (rc == SQLITE_OK) rc = sqlite_new_end(db->sqlite, fresh);
-    if (rc == SQLITE_OK) {
-        rc = sqlite3_exec(db->sqlite, "PRAGMA synchronous = FULL; PRAGMA journal_size_limit = " WAL_LIMIT ";",
-                          NULL, NULL, NULL);
-    }
+    if (rc == SQLITE_OK && !fresh) rc = wait_for_disk(db);
+    if (rc == SQLITE_OK)
+        rc = sqlite3_exec(db->sqlite, "PRAGMA journal_size_limit = " WAL_LIMIT, NULL, NULL, NULL);
     if (rc == SQLITE_OK) {
         rc = expect_text(db->sqlite, "PRAGMA quick_check(1)", "ok", got);
         if (rc == SQLITE_MISMATCH) {
@@ -190,10 +194,15 @@ static bool open_file(struct db *db, struct error *err) {
 
     cleanup_error struct error refused = {0};
     rc = schema_migrate(db->sqlite, db->path, &refused);
-    if (rc != SQLITE_OK && refused.status != 0) {
-        error_move(err, &refused);
+    if (rc != SQLITE_OK) {
+        if (refused.status != 0)
+            error_move(err, &refused);
+        else
+            failed(db, rc, "prepare", err);
+        wait_for_disk(db); /* closing may write what others have committed */
         return false;
     }
+    rc = wait_for_disk(db);
     for (int i = 0; rc == SQLITE_OK && i < ST_COUNT; i++) {
         rc = sqlite3_prepare_v3(db->sqlite, statement_sql[i], -1, SQLITE_PREPARE_PERSISTENT,
                                 &db->statements[i], NULL);

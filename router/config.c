@@ -209,5 +209,7 @@ static bool check_whole(const struct config *c, struct error *err) {
 enum flags_result config_parse(int argc, char **argv, struct config *c, struct error *err) {
     *c = (struct config){.flags = all_flags()};
     enum flags_result result = flags_parse(&c->flags, argc, argv, c, err);
-    return result == FLAGS_RUN && !check_whole(c, err) ? FLAGS_ERROR : result;
+    if (result == FLAGS_RUN && !check_whole(c, err)) result = FLAGS_ERROR;
+    if (result != FLAGS_RUN) config_free(c);
+    return result;
 }

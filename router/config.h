@@ -51,7 +51,8 @@ struct config {
 bool config_sharing_enforced(const struct config *c);
 
 /* Fills in `c` from flags over environment over defaults; its strings point into argv, the environment,
- * constants or c->flags. FLAGS_ERROR: err says what to change; the exit status is 2. */
+ * constants or c->flags. FLAGS_ERROR: err says what to change; the exit status is 2. Nothing is to be freed
+ * but after FLAGS_RUN. */
 enum flags_result config_parse(int argc, char **argv, struct config *c, struct error *err);
 void config_free(struct config *c);
 void config_print_help(FILE *out);

@@ -174,6 +174,7 @@ int main(int argc, char **argv) {
                   "--dev-auth lets everyone in, so it serves loopback addresses only: add "
                   "--listen-addr=localhost:8081, or leave "
                   "it out and make a key with create-key");
+        config_free(&config);
         return fail(&err, 2);
     }
     log_configure(config.log_level, config.log_format, STDOUT_FILENO);

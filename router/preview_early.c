@@ -1,6 +1,7 @@
 /* See preview_early.h. */
 #include "router/preview_early.h"
 
+#include "router/packed_headers.h"
 #include "router/upstream.h"
 
 void early_answer_free(struct early_answer *early) {
@@ -10,8 +11,7 @@ void early_answer_free(struct early_answer *early) {
 
 void early_answer_header(void *ctx, const char *name, const char *value) {
     struct early_answer *early = ctx;
-    buffer_append(&early->headers, name, strlen(name) + 1);
-    buffer_append(&early->headers, value, strlen(value) + 1);
+    packed_header_add(&early->headers, name, value);
 }
 
 size_t early_answer_take(struct early_answer *early, const char *data, size_t len) {
@@ -23,12 +23,9 @@ size_t early_answer_take(struct early_answer *early, const char *data, size_t le
 
 void early_answer_begin(struct early_answer *early, struct request *r) {
     early->waits = false;
-    for (size_t at = 0; at < early->headers.len;) {
-        const char *name = early->headers.data + at;
-        const char *value = name + strlen(name) + 1;
+    const char *name, *value;
+    for (size_t at = 0; packed_header_next(&early->headers, &at, &name, &value);)
         reply_header(r, name, value);
-        at = (size_t)(value - early->headers.data) + strlen(value) + 1;
-    }
     reply_stream_begin(r, early->status, early->length);
 }
 

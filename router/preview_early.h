@@ -11,7 +11,7 @@ struct early_answer {
     bool ended; /* `body` is the rest of the answer */
     int status;
     int64_t length;
-    struct buffer headers; /* "name\0value\0" pairs */
+    struct buffer headers; /* packed_headers.h */
     struct buffer body;    /* what came of it, at most UPSTREAM_BUFFER */
 };
 

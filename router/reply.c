@@ -7,14 +7,13 @@
 #include "router/audit.h"
 #include "router/cors.h"
 #include "router/metrics.h"
+#include "router/packed_headers.h"
 
 #include <fcntl.h>
 #include <stdio.h>
 
 void reply_header(struct request *r, const char *name, const char *value) {
-    struct buffer *h = &r->exchange->headers;
-    buffer_append(h, name, strlen(name) + 1);
-    buffer_append(h, value, strlen(value) + 1);
+    packed_header_add(&r->exchange->headers, name, value);
 }
 
 static void add_header(struct MHD_Response *response, const char *name, const char *value) {
@@ -31,12 +30,9 @@ static void ready(struct request *r, int status, struct MHD_Response *response) 
     }
     x->response = response;
     x->status = status;
-    for (size_t at = 0; at < x->headers.len;) {
-        const char *name = x->headers.data + at;
-        const char *value = name + strlen(name) + 1;
+    const char *name, *value;
+    for (size_t at = 0; packed_header_next(&x->headers, &at, &name, &value);)
         add_header(response, name, value);
-        at = (size_t)(value - x->headers.data) + strlen(value) + 1;
-    }
     /* A stream may begin its answer while the body still arrives; any other answer ends it. */
     if (x->stage == STAGE_BODY && !x->body_done && !x->streaming) x->stage = STAGE_DISCARD;
     if (x->stage != STAGE_WORKER) exchange_wake(x);

@@ -2,31 +2,10 @@
  * strict parsers make whole requests of, and ends where it was refused. */
 #include "router/inbound.h"
 #include "tests/fuzz/fuzz.h"
-
-#include <errno.h>
-
-struct client {
-    struct slice bytes;
-    size_t step;
-    bool paused;
-};
-
-static ssize_t client_sends(void *ctx, void *out, size_t size) {
-    struct client *c = ctx;
-    c->paused = !c->paused;
-    if (c->paused || c->bytes.len == 0) {
-        errno = EAGAIN;
-        return -1;
-    }
-    size_t n = c->bytes.len < c->step ? c->bytes.len : c->step;
-    if (n > size) n = size;
-    memcpy(out, c->bytes.ptr, n);
-    c->bytes = slice_make(c->bytes.ptr + n, c->bytes.len - n);
-    return (ssize_t)n;
-}
+#include "tests/unit/router/client_sends.h"
 
 static void read_all(struct inbound *in, struct slice sent, size_t step, size_t size, struct buffer *out) {
-    struct client client = {sent, step, false};
+    struct client client = {sent, step, true, false};
     char piece[4096];
     ssize_t n;
     while ((n = inbound_read(in, client_sends, &client, piece, size)) > 0 || client.bytes.len > 0) {

@@ -3,29 +3,9 @@
 #include "router/inbound.h"
 
 #include "tests/unit/common/suite.h"
+#include "tests/unit/router/client_sends.h"
 
-#include <errno.h>
 #include <stdio.h>
-
-/* What a client sends, `step` bytes at a time; with `pauses` each is followed by a moment without any. */
-struct client {
-    struct slice bytes;
-    size_t step;
-    bool pauses, paused;
-};
-
-static ssize_t client_sends(void *ctx, void *out, size_t size) {
-    struct client *c = ctx;
-    if (c->bytes.len == 0 || (c->paused = c->pauses && !c->paused)) {
-        errno = EAGAIN;
-        return -1;
-    }
-    size_t n = c->bytes.len < c->step ? c->bytes.len : c->step;
-    if (n > size) n = size;
-    memcpy(out, c->bytes.ptr, n);
-    c->bytes = slice_make(c->bytes.ptr + n, c->bytes.len - n);
-    return (ssize_t)n;
-}
 
 /* All that is handed on of `sent`. Whoever got less than asked for must wait for more from the client: so the
  * source may only be asked again when it has more, or when all that was asked for was given. */

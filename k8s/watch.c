@@ -1,18 +1,16 @@
-#include "k8s/watch.h"
+#include "k8s/watch_row.h"
 
 #include "common/json.h"
 #include "common/log.h"
-#include "k8s/list_reader.h"
+#include "common/units.h"
 #include "k8s/paths.h"
 #include "k8s/resource_version.h"
 #include "k8s/status.h"
-#include "k8s/transfer.h"
 
 #include <malloc.h>
 #include <openssl/rand.h>
 #include <stdatomic.h>
 #include <stdio.h>
-#include <time.h>
 
 #define PAGE              "500"
 #define MAX_BODY          (64 * 1024)       /* of a refusal */
@@ -22,87 +20,33 @@
 #define LIST_TIMEOUT_MS   120000L
 #define WATCH_SECONDS_MIN 300 /* how long a watch is asked for, and up to twice that */
 #define DEFAULT_SILENCE   150000
-#define PAUSE_MIN_MS      250
-#define PAUSE_MAX_MS      5000
 #define STEADY_MS         5000 /* a watch that stood for so long was no failure */
-#define VERSION_MAX       24   /* digits of a resourceVersion that is compared */
 
-enum state { ROW_WAITING, ROW_LISTING, ROW_WATCHING };
-
-struct row {
-    struct watch_thread *thread;
-    struct cache_row *cache_row;
-    enum state state;
-    struct transfer transfer;
-    struct buffer body;  /* of a refusal, or the line of an event so far */
-    struct error failed; /* found in the data */
-    /* the list under way */
-    struct list_reader reader;
-    struct object **items;
-    size_t count, cap;
-    uint64_t generation; /* of the cache when the list began */
-    char *next_page;
-    /* the watch */
-    char *version;            /* to go on from; NULL: list first */
-    char newest[VERSION_MAX]; /* resourceVersion that was heard of; "" = none */
-    char *probes; /* the list is to show whether history still has this version; NULL: it is not */
-    int64_t started;
-    /* after a failure */
-    int64_t next_at;
-    int pause_ms;
-    int logged; /* the status of the failure that was logged last; 0 = all is well */
-    /* for other threads */
-    _Atomic bool synced, refused, standing; /* refused: it may not be read, or does not exist there */
-    _Atomic int64_t heard;
-};
-
-struct watch_thread {
-    struct k8s_client *client;
-    struct cache *cache;
-    int64_t silence_ms;
-    CURLM *multi;
-    pthread_t thread;
-    _Atomic bool stopping;
-    struct row *rows;
-    size_t count;
-    char newest[VERSION_MAX]; /* of all rows */
-    bool away;                /* no answer at all: logged once for all rows */
-    pthread_mutex_t lock;     /* for the texts below */
-    char (*trouble)[512];     /* one a row: why it is not synced */
-    _Atomic uint64_t lists, watches, events, failures;
-};
-
-static int64_t now_ms(void) {
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (int64_t)t.tv_sec * 1000 + t.tv_nsec / 1000000;
-}
-
-/* From n/2 to n. */
-static int64_t jittered(int64_t n) {
+int64_t watch_jittered(int64_t n) {
     uint32_t random = 0;
     RAND_bytes((unsigned char *)&random, sizeof random);
     return n / 2 + (int64_t)((double)random / UINT32_MAX * (double)(n - n / 2));
 }
 
-static const char *plural(const struct row *row) {
+const char *watch_plural(const struct watch_row *row) {
     return resource_kinds[row->cache_row->watch.kind].plural;
 }
 
-static void heard(struct row *row) {
-    atomic_store_explicit(&row->heard, now_ms(), memory_order_relaxed);
+static void heard(struct watch_row *row) {
+    atomic_store_explicit(&row->heard, monotonic_ms(), memory_order_relaxed);
 }
 
 /* ---- objects ---- */
 
 static bool take_item(void *ctx, struct slice text) {
-    struct row *row = ctx;
+    struct watch_row *row = ctx;
     json_error_t why;
     json_t *json = json_loadb(text.ptr, text.len, JSON_ALLOW_NUL | JSON_REJECT_DUPLICATES, &why);
     struct object *o = json ? cache_read_item(row->thread->cache, row->cache_row, json) : NULL;
     if (!json) return false;
     if (!o) { /* one that is damaged must not hide all others */
-        log_warn("an object without name, uid or resourceVersion is left out", "resource", plural(row), NULL);
+        log_warn("an object without name, uid or resourceVersion is left out", "resource", watch_plural(row),
+                 NULL);
         return true;
     }
     if (row->count == MAX_ITEMS) {
@@ -117,7 +61,7 @@ static bool take_item(void *ctx, struct slice text) {
     return true;
 }
 
-static void drop_list(struct row *row) {
+static void drop_list(struct watch_row *row) {
     for (size_t i = 0; i < row->count; i++)
         object_unref(row->items[i]);
     free(row->items);
@@ -129,7 +73,7 @@ static void drop_list(struct row *row) {
 
 /* ---- starting requests ---- */
 
-static void make_path(const struct row *row, struct buffer *path) {
+static void make_path(const struct watch_row *row, struct buffer *path) {
     const struct k8s_watch *w = &row->cache_row->watch;
     k8s_path(w->kind, w->namespace, NULL, NULL, path);
     if (w->label_selector) k8s_path_query(path, "labelSelector", w->label_selector);
@@ -139,7 +83,7 @@ static void make_path(const struct row *row, struct buffer *path) {
 static size_t on_list_data(char *data, size_t size, size_t count, void *ctx);
 static size_t on_watch_data(char *data, size_t size, size_t count, void *ctx);
 
-static void begin(struct row *row, struct buffer *path, enum state state) {
+static void begin(struct watch_row *row, struct buffer *path, enum watch_state state) {
     CURL *easy = row->transfer.easy;
     transfer_prepare(&row->transfer, k8s_client_config(row->thread->client), "GET", buffer_cstr(path), NULL);
     bool watch = state == ROW_WATCHING;
@@ -151,11 +95,11 @@ static void begin(struct row *row, struct buffer *path, enum state state) {
     error_clear(&row->failed);
     buffer_clear(&row->body);
     row->state = state;
-    row->started = now_ms();
+    row->started = monotonic_ms();
     curl_multi_add_handle(row->thread->multi, easy);
 }
 
-static void start_page(struct row *row) {
+static void start_page(struct watch_row *row) {
     cleanup_buffer struct buffer path = {0};
     make_path(row, &path);
     k8s_path_query(&path, "limit", PAGE);
@@ -171,10 +115,10 @@ static void start_page(struct row *row) {
     begin(row, &path, ROW_LISTING);
 }
 
-static void start_watch(struct row *row) {
+static void start_watch(struct watch_row *row) {
     cleanup_buffer struct buffer path = {0};
     char seconds[24];
-    snprintf(seconds, sizeof seconds, "%lld", (long long)jittered(2 * WATCH_SECONDS_MIN));
+    snprintf(seconds, sizeof seconds, "%lld", (long long)watch_jittered(2 * WATCH_SECONDS_MIN));
     make_path(row, &path);
     k8s_path_query(&path, "watch", "true");
     k8s_path_query(&path, "allowWatchBookmarks", "true");
@@ -185,14 +129,14 @@ static void start_watch(struct row *row) {
     begin(row, &path, ROW_WATCHING);
 }
 
-static void start(struct row *row) {
+static void start(struct watch_row *row) {
     if (row->version)
         start_watch(row);
     else
         start_page(row);
 }
 
-static void forget_version(struct row *row) {
+void watch_forget_version(struct watch_row *row) {
     free(row->version);
     row->version = NULL;
 }
@@ -202,126 +146,20 @@ static bool is_before(const char *version, const char *other) {
     return resource_version_compare(version, other, &order) && order < 0;
 }
 
-static void go_on_from(struct row *row, const char *version) {
+static void go_on_from(struct watch_row *row, const char *version) {
     free(row->version);
     row->version = xstrdup(version);
-    if (strlen(version) >= VERSION_MAX) return;
+    if (strlen(version) >= WATCH_VERSION_MAX) return;
     if (!row->newest[0] || is_before(row->newest, version)) strcpy(row->newest, version);
     if (row->cache_row->watch.kind == KIND_EVENT) return; /* events may have an etcd of their own */
     char *newest = row->thread->newest;
     if (!newest[0] || is_before(newest, version)) strcpy(newest, version);
 }
 
-/* ---- failure and recovery ---- */
-
-static void set_trouble(struct row *row, const char *why) {
-    struct watch_thread *t = row->thread;
-    pthread_mutex_lock(&t->lock);
-    snprintf(t->trouble[row - t->rows], sizeof t->trouble[0], "%s", why);
-    pthread_mutex_unlock(&t->lock);
-}
-
-/* A watch that goes on from where it was does not show whether the apiserver that comes back has the same
- * history: the shortest list does. */
-static void look_at_history(struct watch_thread *t) {
-    struct row *shortest = NULL;
-    size_t least = 0;
-    for (size_t i = 0; i < t->count; i++) {
-        struct row *row = &t->rows[i];
-        enum kind kind = row->cache_row->watch.kind;
-        if (kind == KIND_EVENT || !row->newest[0]) continue;
-        size_t count = cache_count(t->cache, kind);
-        if (!shortest || count < least) {
-            shortest = row;
-            least = count;
-        }
-    }
-    if (!shortest) return;
-    forget_version(shortest);
-    free(shortest->probes);
-    shortest->probes = xstrdup(t->newest);
-}
-
-/* Refused by an apiserver that knows nobody yet: k8s_client_doubt. */
-static bool is_doubted(long status, const struct error *err) {
-    return status == 403 && err->status == 503;
-}
-
-/* Once for each reason, not for each attempt. */
-static void log_failure(struct row *row, const struct error *err) {
-    struct watch_thread *t = row->thread;
-    if (err->status == 503 &&
-        (row->transfer.status == 0 || row->transfer.status == 200)) { /* cut, or no answer */
-        k8s_client_unanswered(t->client); /* first: whoever reads the log may count on it */
-        if (!t->away)
-            log_warn("the Kubernetes API does not answer; trying again", "error", err->message, NULL);
-        if (!t->away) look_at_history(t);
-        t->away = true;
-        return;
-    }
-    if (row->logged == err->status) return;
-    row->logged = err->status;
-    log_write(is_doubted(row->transfer.status, err) ? LOG_LEVEL_INFO : LOG_LEVEL_WARN,
-              "the Kubernetes API is not followed; trying again", "resource", plural(row), "error",
-              err->message, NULL);
-}
-
-static void pause_row(struct row *row, const struct error *err) {
-    row->pause_ms = row->pause_ms ? row->pause_ms * 2 : PAUSE_MIN_MS;
-    if (row->pause_ms > PAUSE_MAX_MS) row->pause_ms = PAUSE_MAX_MS;
-    int64_t wait = jittered(row->pause_ms);
-    if (row->transfer.retry_after > 0 && row->transfer.retry_after <= 60)
-        wait += (int64_t)row->transfer.retry_after * 1000;
-    row->state = ROW_WAITING;
-    row->next_at = now_ms() + wait;
-    atomic_fetch_add(&row->thread->failures, 1);
-    set_trouble(row, err->message);
-    log_failure(row, err);
-}
-
-/* It is back: what waits for it need not wait longer, only not all at once. */
-static void hurry(struct watch_thread *t) {
-    for (size_t i = 0; i < t->count; i++) {
-        int64_t soon = now_ms() + jittered(PAUSE_MIN_MS);
-        if (t->rows[i].state == ROW_WAITING && t->rows[i].next_at > soon) t->rows[i].next_at = soon;
-    }
-}
-
-static void works(struct row *row) {
-    row->pause_ms = 0;
-    if (row->thread->away) log_info("the Kubernetes API answers again", NULL);
-    if (row->thread->away) hurry(row->thread);
-    row->thread->away = false;
-    if (row->logged) log_info("the Kubernetes API is followed again", "resource", plural(row), NULL);
-    row->logged = 0;
-}
-
-/* The failure of a request, as an error. False: none. */
-static bool find_failure(struct row *row, CURLcode code, long status, struct error *err) {
-    char what[64];
-    snprintf(what, sizeof what, "%s %s", row->state == ROW_LISTING ? "list" : "watch", plural(row));
-    if (row->failed.status) {
-        error_move(err, &row->failed);
-        error_wrap(err, "%s", what);
-    } else if (status >= 300) {
-        json_error_t why;
-        cleanup_json json_t *body =
-            json_loadb(row->body.len ? row->body.data : "", row->body.len, JSON_ALLOW_NUL, &why);
-        k8s_status_error(status, body, what, row->transfer.retry_after, err);
-        k8s_client_doubt(row->thread->client, err);
-        if (status == 401) k8s_client_refused(row->thread->client);
-    } else if (code != CURLE_OK) {
-        k8s_no_answer(what, transfer_why(&row->transfer, code), err);
-    } else {
-        return false;
-    }
-    return true;
-}
-
 /* ---- lists ---- */
 
 static size_t on_list_data(char *data, size_t size, size_t count, void *ctx) {
-    struct row *row = ctx;
+    struct watch_row *row = ctx;
     size_t n = size * count;
     if (row->transfer.status != 200) { /* as much of it as fits */
         size_t room = row->body.limit - row->body.len;
@@ -332,7 +170,7 @@ static size_t on_list_data(char *data, size_t size, size_t count, void *ctx) {
 }
 
 /* Ends what is under way, and lets go of what came of it. */
-static void drop_transfer(struct row *row) {
+static void drop_transfer(struct watch_row *row) {
     if (row->state != ROW_WAITING) {
         curl_multi_remove_handle(row->thread->multi, row->transfer.easy);
         transfer_done(&row->transfer);
@@ -343,9 +181,9 @@ static void drop_transfer(struct row *row) {
 }
 
 /* Ends what is under way, and lists soon. */
-static void list_again(struct row *row) {
+static void list_again(struct watch_row *row) {
     drop_transfer(row);
-    forget_version(row);
+    watch_forget_version(row);
     atomic_store(&row->standing, false);
     row->state = ROW_WAITING;
     row->next_at = 0;
@@ -353,7 +191,7 @@ static void list_again(struct row *row) {
 
 /* `row` was listed at `version`. True: that is before what it had heard of already, so that nothing that is
  * known is of use, and all rows are listed again. */
-static bool went_back(struct row *row, const char *version) {
+static bool went_back(struct watch_row *row, const char *version) {
     struct watch_thread *t = row->thread;
     bool back = is_before(version, row->newest), look = row->probes && is_before(version, row->probes);
     free(steal_ptr(row->probes));
@@ -361,12 +199,12 @@ static bool went_back(struct row *row, const char *version) {
     if (back) {
         log_warn("the resourceVersions of the cluster went back, as after a restore from a backup; "
                  "reading everything anew",
-                 "resource", plural(row), "from", row->newest, "to", version, NULL);
+                 "resource", watch_plural(row), "from", row->newest, "to", version, NULL);
         cache_distrust(t->cache);
         t->newest[0] = '\0';
     }
     for (size_t i = 0; i < t->count; i++) {
-        struct row *each = &t->rows[i];
+        struct watch_row *each = &t->rows[i];
         if (each == row && !back) continue;
         if (back) each->newest[0] = '\0';
         list_again(each);
@@ -374,11 +212,11 @@ static bool went_back(struct row *row, const char *version) {
     return back;
 }
 
-static void finish_list(struct row *row, CURLcode code, long status) {
+static void finish_list(struct watch_row *row, CURLcode code, long status) {
     cleanup_error struct error err = {0};
     cleanup_json json_t *list = NULL;
     const char *version = "", *more = "";
-    bool failed = find_failure(row, code, status, &err);
+    bool failed = watch_find_failure(row, code, status, &err);
     if (!failed) {
         list = list_reader_end(&row->reader, &err);
         version = json_str_at(list, "metadata.resourceVersion");
@@ -386,15 +224,15 @@ static void finish_list(struct row *row, CURLcode code, long status) {
         failed = list == NULL;
     }
     if (!failed && !version[0]) {
-        error_set(&err, 502, "bad_answer", "a list of %s has no resourceVersion", plural(row));
+        error_set(&err, 502, "bad_answer", "a list of %s has no resourceVersion", watch_plural(row));
         failed = true;
     }
     list_reader_free(&row->reader);
-    if (failed && (status == 404 || (status == 403 && !is_doubted(status, &err))))
+    if (failed && (status == 404 || (status == 403 && !watch_is_doubted(status, &err))))
         atomic_store(&row->refused, true);
     if (failed) { /* also a page whose snapshot has expired: from the start */
         drop_list(row);
-        pause_row(row, &err);
+        watch_pause(row, &err);
         return;
     }
     heard(row);
@@ -417,26 +255,26 @@ static void finish_list(struct row *row, CURLcode code, long status) {
 
 /* ---- watches ---- */
 
-static void set_version(struct row *row, const json_t *object) {
+static void set_version(struct watch_row *row, const json_t *object) {
     const char *version = json_str_at(object, "metadata.resourceVersion");
     if (version[0]) go_on_from(row, version);
 }
 
-static bool bad_event(struct row *row, const char *why) {
+static bool bad_event(struct watch_row *row, const char *why) {
     error_set(&row->failed, 502, "bad_answer", "a watch event %s", why);
-    forget_version(row);
+    watch_forget_version(row);
     return false;
 }
 
-static bool error_event(struct row *row, const json_t *status) {
+static bool error_event(struct watch_row *row, const json_t *status) {
     json_t *code = json_object_get(status, "code");
     long number = json_is_integer(code) ? (long)json_integer_value(code) : 500;
     k8s_status_error(number < 300 || number > 599 ? 500 : number, status, "watch", 0, &row->failed);
-    forget_version(row); /* 410, or worse: list again */
+    watch_forget_version(row); /* 410, or worse: list again */
     return false;
 }
 
-static bool take_event(struct row *row, struct slice line) {
+static bool take_event(struct watch_row *row, struct slice line) {
     json_error_t why;
     cleanup_json json_t *event =
         json_loadb(line.ptr, line.len, JSON_ALLOW_NUL | JSON_REJECT_DUPLICATES, &why);
@@ -461,7 +299,7 @@ static bool take_event(struct row *row, struct slice line) {
     return true;
 }
 
-static bool take_lines(struct row *row, struct slice bytes) {
+static bool take_lines(struct watch_row *row, struct slice bytes) {
     while (bytes.len > 0) {
         const char *end = memchr(bytes.ptr, '\n', bytes.len);
         size_t n = end ? (size_t)(end - bytes.ptr) : bytes.len;
@@ -480,7 +318,7 @@ static bool take_lines(struct row *row, struct slice bytes) {
 }
 
 static size_t on_watch_data(char *data, size_t size, size_t count, void *ctx) {
-    struct row *row = ctx;
+    struct watch_row *row = ctx;
     size_t n = size * count;
     if (row->transfer.status != 200) {
         size_t room = row->body.len < MAX_BODY ? MAX_BODY - row->body.len : 0;
@@ -491,48 +329,49 @@ static size_t on_watch_data(char *data, size_t size, size_t count, void *ctx) {
     return take_lines(row, slice_make(data, n)) ? n : 0;
 }
 
-static void finish_watch(struct row *row, CURLcode code, long status) {
+static void finish_watch(struct watch_row *row, CURLcode code, long status) {
     cleanup_error struct error err = {0};
-    bool failed = find_failure(row, code, status, &err);
-    bool passing = status == 401 || status == 429 || status >= 500 || is_doubted(status, &err);
-    if (status >= 400 && (!passing || status == 504 /* "too large resource version" */)) forget_version(row);
-    bool steady = now_ms() - row->started >= STEADY_MS;
-    if (steady) works(row);
+    bool failed = watch_find_failure(row, code, status, &err);
+    bool passing = status == 401 || status == 429 || status >= 500 || watch_is_doubted(status, &err);
+    if (status >= 400 && (!passing || status == 504 /* "too large resource version" */))
+        watch_forget_version(row);
+    bool steady = monotonic_ms() - row->started >= STEADY_MS;
+    if (steady) watch_works(row);
     buffer_free(&row->body);
     if (!failed && steady) { /* its time was over: on at once */
         start(row);
         return;
     }
     atomic_store(&row->standing, false);
-    if (!failed) error_set(&err, 503, ERR_UNAVAILABLE, "watch %s: it ended at once", plural(row));
-    pause_row(row, &err);
+    if (!failed) error_set(&err, 503, ERR_UNAVAILABLE, "watch %s: it ended at once", watch_plural(row));
+    watch_pause(row, &err);
 }
 
 /* Called in every round: whether a watch has been accepted, or has been silent for too long. */
-static void look_at_watch(struct row *row) {
+static void look_at_watch(struct watch_row *row) {
     if (!atomic_load(&row->standing)) {
         /* The head of the answer comes at once, the first event maybe never. */
         if (row->transfer.status == 200) {
             heard(row);
             atomic_store(&row->standing, true);
-            works(row);
+            watch_works(row);
         }
     }
     /* An apiserver keeps no watch cache of events, and so sends no bookmarks: there silence says nothing, and
      * keepalive alone finds a dead connection. */
     if (row->cache_row->watch.kind == KIND_EVENT) return;
-    int64_t quiet = now_ms() - atomic_load(&row->heard);
-    int64_t since_start = now_ms() - row->started;
+    int64_t quiet = monotonic_ms() - atomic_load(&row->heard);
+    int64_t since_start = monotonic_ms() - row->started;
     if (quiet < row->thread->silence_ms || since_start < row->thread->silence_ms) return;
     curl_multi_remove_handle(row->thread->multi, row->transfer.easy);
     transfer_done(&row->transfer);
     atomic_store(&row->standing, false);
     buffer_free(&row->body);
-    forget_version(row); /* one from the future is answered with silence */
+    watch_forget_version(row); /* one from the future is answered with silence */
     cleanup_error struct error err = {0};
-    error_set(&err, 503, ERR_UNAVAILABLE, "watch %s: nothing was heard for %lld s", plural(row),
+    error_set(&err, 503, ERR_UNAVAILABLE, "watch %s: nothing was heard for %lld s", watch_plural(row),
               (long long)quiet / 1000);
-    pause_row(row, &err);
+    watch_pause(row, &err);
 }
 
 /* ---- the thread ---- */
@@ -546,7 +385,7 @@ static void finish_requests(struct watch_thread *t) {
         CURLcode code = message->data.result;
         char *private = NULL;
         curl_easy_getinfo(easy, CURLINFO_PRIVATE, &private);
-        struct row *row = (struct row *)(void *)private;
+        struct watch_row *row = (struct watch_row *)(void *)private;
         long status = row->transfer.status;
         curl_multi_remove_handle(t->multi, easy);
         transfer_done(&row->transfer);
@@ -560,9 +399,9 @@ static void finish_requests(struct watch_thread *t) {
 static void *follow(void *ctx) {
     struct watch_thread *t = ctx;
     while (!atomic_load(&t->stopping)) {
-        int64_t now = now_ms(), next = now + 1000;
+        int64_t now = monotonic_ms(), next = now + 1000;
         for (size_t i = 0; i < t->count; i++) {
-            struct row *row = &t->rows[i];
+            struct watch_row *row = &t->rows[i];
             if (row->state == ROW_WAITING && row->next_at <= now) start(row);
             if (row->state == ROW_WATCHING) look_at_watch(row);
             if (row->state == ROW_WAITING && row->next_at < next) next = row->next_at;
@@ -572,7 +411,7 @@ static void *follow(void *ctx) {
         int running;
         curl_multi_perform(t->multi, &running);
         finish_requests(t);
-        int64_t wait = next - now_ms();
+        int64_t wait = next - monotonic_ms();
         if (wait > 0) curl_multi_poll(t->multi, NULL, 0, (int)wait, NULL);
     }
     return NULL;
@@ -580,10 +419,10 @@ static void *follow(void *ctx) {
 
 static void free_rows(struct watch_thread *t) {
     for (size_t i = 0; i < t->count; i++) {
-        struct row *row = &t->rows[i];
+        struct watch_row *row = &t->rows[i];
         drop_transfer(row);
         error_clear(&row->failed);
-        forget_version(row);
+        watch_forget_version(row);
         free(row->probes);
         curl_easy_cleanup(row->transfer.easy);
     }
@@ -607,11 +446,11 @@ struct watch_thread *watch_start(struct k8s_client *client, struct cache *cache,
     pthread_mutex_init(&t->lock, NULL);
     bool ok = t->multi != NULL;
     for (size_t i = 0; i < t->count; i++) {
-        struct row *row = &t->rows[i];
+        struct watch_row *row = &t->rows[i];
         row->thread = t;
         row->cache_row = &cache->rows[i];
         row->transfer.easy = curl_easy_init();
-        row->heard = now_ms();
+        row->heard = monotonic_ms();
         ok = ok && row->transfer.easy;
     }
     if (ok && pthread_create(&t->thread, NULL, follow, t) == 0) return t;
@@ -628,17 +467,17 @@ void watch_stop(struct watch_thread *t) {
     free_rows(t);
 }
 
-static bool is_settled(const struct row *row) {
+static bool is_settled(const struct watch_row *row) {
     if (atomic_load_explicit(&row->synced, memory_order_acquire)) return true;
     return row->cache_row->watch.optional && atomic_load_explicit(&row->refused, memory_order_relaxed);
 }
 
 bool watch_ready(struct watch_thread *t, struct error *err) {
     for (size_t i = 0; i < t->count; i++) {
-        struct row *row = &t->rows[i];
+        struct watch_row *row = &t->rows[i];
         if (is_settled(row)) continue;
         pthread_mutex_lock(&t->lock);
-        error_set(err, 503, ERR_UNAVAILABLE, "the %s of the cluster are not known yet%s%s", plural(row),
+        error_set(err, 503, ERR_UNAVAILABLE, "the %s of the cluster are not known yet%s%s", watch_plural(row),
                   t->trouble[i][0] ? ": " : "", t->trouble[i]);
         pthread_mutex_unlock(&t->lock);
         if (err) err->retry_after = 1;
@@ -648,9 +487,9 @@ bool watch_ready(struct watch_thread *t, struct error *err) {
 }
 
 int64_t watch_age_ms(struct watch_thread *t) {
-    int64_t now = now_ms(), age = 0;
+    int64_t now = monotonic_ms(), age = 0;
     for (size_t i = 0; i < t->count; i++) {
-        struct row *row = &t->rows[i];
+        struct watch_row *row = &t->rows[i];
         if (row->cache_row->watch.optional || atomic_load_explicit(&row->standing, memory_order_relaxed))
             continue;
         int64_t its = now - atomic_load_explicit(&row->heard, memory_order_relaxed);

@@ -22,9 +22,6 @@
 #include <ctype.h>
 #include <stdio.h>
 
-/* A refused body up to this size is read and dropped, so that the client reads the answer
- * instead of a reset; above it the connection is closed after the answer. */
-#define DISCARD_MAX (256ULL << 20)
 /* While we wait for a client's bytes, or for it to take ours, this much must move in each window. */
 #define MIN_RATE_WINDOW_MS 30000
 #define MIN_RATE_BYTES     4096
@@ -33,11 +30,6 @@
 /* A stream that can say goodbye to a caller whose access was revoked has so long for it. */
 #define REVOKED_GRACE_MS 5000
 #define MAX_PENDING_WORK 256
-/* JSON bodies above the small size share a budget, so that one caller with many connections cannot take all
- * memory; and a body may not become much larger as values than it is as text. */
-#define SMALL_BODY      ((size_t)64 << 10)
-#define BODY_BUDGET     (256ll << 20)
-#define BODY_VALUES_MAX 150000
 
 static _Atomic int pending_work;
 
@@ -110,7 +102,7 @@ void *exchange_new(struct loop *loop, const char *target, struct MHD_Connection 
     return x;
 }
 
-static void close_stream(struct exchange *x, bool aborted) {
+void exchange_close_stream(struct exchange *x, bool aborted) {
     const struct stream_ops *ops = x->request.stream;
     x->request.stream = NULL;
     if (ops && ops->on_close) ops->on_close(&x->request, aborted);
@@ -120,7 +112,7 @@ void exchange_doom(struct exchange *x) {
     if (x->doomed) return;
     x->doomed = true;
     x->out_aborted = true;
-    if (x->stage != STAGE_WORKER) close_stream(x, true);
+    if (x->stage != STAGE_WORKER) exchange_close_stream(x, true);
     /* A worker's result is dropped when it comes back (after_work wakes the connection). */
     if (x->stage == STAGE_UPGRADED)
         reply_upgrade_close(x);
@@ -277,8 +269,7 @@ static bool check_length(struct exchange *x, struct error *err) {
     return false;
 }
 
-/* Answers with an error now. What the client still sends is dropped. */
-static void refuse(struct exchange *x, struct error *err) {
+void exchange_refuse(struct exchange *x, struct error *err) {
     if (!x->response) reply_error(&x->request, err);
     error_clear(err);
     x->stage = STAGE_DISCARD;
@@ -313,7 +304,7 @@ static bool find_sandbox(struct exchange *x, bool again, struct error *err) {
     bool found = auth_find_sandbox(r, err);
     if ((found ? r->sandbox != NULL : !again) && looks_again(x, err)) return false;
     if (!err->status) return true;
-    refuse(x, err);
+    exchange_refuse(x, err);
     return false;
 }
 
@@ -321,7 +312,7 @@ static bool find_sandbox(struct exchange *x, bool again, struct error *err) {
 static void proceed(struct exchange *x, struct error *err) {
     struct request *r = &x->request;
     if (!check_length(x, err)) {
-        refuse(x, err);
+        exchange_refuse(x, err);
         return;
     }
     if (r->route->body == BODY_STREAM) {
@@ -332,7 +323,7 @@ static void proceed(struct exchange *x, struct error *err) {
 
 static void admit(struct exchange *x, struct error *err) {
     if (!gate(x, err))
-        refuse(x, err);
+        exchange_refuse(x, err);
     else if (find_sandbox(x, false, err))
         proceed(x, err);
 }
@@ -342,7 +333,7 @@ static void on_looked(struct exchange *x, struct auth_question *question) {
     if (x->doomed) return;
     x->stage = STAGE_BODY;
     if (!auth_question_learnt(question, &err))
-        refuse(x, &err);
+        exchange_refuse(x, &err);
     else if (find_sandbox(x, true, &err))
         proceed(x, &err);
     exchange_wake(x);
@@ -356,7 +347,7 @@ static void on_verified(struct exchange *x, struct auth_question *question) {
     if (auth_question_answer(question, &x->request, &err) == AUTH_KNOWN)
         admit(x, &err);
     else
-        refuse(x, &err);
+        exchange_refuse(x, &err);
     exchange_wake(x);
 }
 
@@ -372,7 +363,7 @@ static void identify(struct exchange *x) {
         x->stage = STAGE_AUTH;
         if (verification_start(x, auth_question_new(r), on_verified, &err)) return;
     }
-    refuse(x, &err);
+    exchange_refuse(x, &err);
 }
 
 /* What is malformed on the wire was replaced by a proper end before libmicrohttpd saw it. */
@@ -401,7 +392,7 @@ static void begin(struct exchange *x, const char *method, const char *version) {
         x->close_after = true;
         if (target_parse(buffer_slice(&x->target), &x->path, &r->query, NULL))
             r->path = buffer_slice(&x->path); /* for the log */
-        refuse(x, &err);
+        exchange_refuse(x, &err);
         return;
     }
     r->body_length = x->framing.body_length;
@@ -409,7 +400,7 @@ static void begin(struct exchange *x, const char *method, const char *version) {
     r->target = buffer_slice(&x->target);
     if (!method_valid(method, &err) || !target_parse(r->target, &x->path, &r->query, &err)) {
         x->close_after = true; /* who sends this is not to be trusted with what follows */
-        refuse(x, &err);
+        exchange_refuse(x, &err);
         return;
     }
     r->path = buffer_slice(&x->path);
@@ -419,103 +410,10 @@ static void begin(struct exchange *x, const char *method, const char *version) {
     }
     bool routed = find_route(x, &err);
     if (!limit_address(x, &err) || !routed) {
-        refuse(x, &err);
+        exchange_refuse(x, &err);
         return;
     }
     identify(x);
-}
-
-/* ---- The body ---- */
-
-static void release_body(struct exchange *x) {
-    buffer_free(&x->body);
-    if (x->body_held) atomic_fetch_sub(&x->request.router->body_bytes, (int64_t)x->body_held);
-    x->body_held = 0;
-}
-
-/* Whether `n` more bytes of the body may be kept. */
-static bool hold_body(struct exchange *x, size_t n, struct error *err) {
-    size_t more = x->body_held ? n : x->body.len + n;
-    if (x->body.len + n <= SMALL_BODY) return true;
-    _Atomic int64_t *all = &x->request.router->body_bytes;
-    x->body_held += more;
-    if (atomic_fetch_add(all, (int64_t)more) + (int64_t)more <= BODY_BUDGET) return true;
-    error_set(err, 503, "busy", "too many large requests are under way; retry in a moment");
-    err->retry_after = 2;
-    return false;
-}
-
-static enum MHD_Result take_body(struct exchange *x, const char *data, size_t *size) {
-    size_t n = *size;
-    cleanup_error struct error err = {0};
-    if (x->stage == STAGE_BODY && x->body_limit && x->body_seen + n > x->body_limit) {
-        error_set(&err, 413, "body_too_large", "the body is larger than the %zu bytes that one call takes",
-                  x->body_limit);
-        close_stream(x, true);
-        refuse(x, &err);
-    }
-    if (x->stage == STAGE_BODY && x->response && !x->streaming) x->stage = STAGE_DISCARD;
-    if (x->stage != STAGE_BODY || x->request.route->body == BODY_NONE) {
-        x->body_seen += n;
-        x->progress_bytes += n;
-        *size = 0;
-        return x->body_seen > DISCARD_MAX ? MHD_NO : MHD_YES;
-    }
-    if (x->request.route->body == BODY_STREAM) {
-        x->body_paused = false;
-        x->in_callback = true;
-        size_t taken = x->request.stream ? x->request.stream->on_body(&x->request, data, n) : n;
-        x->in_callback = false;
-        x->body_seen += taken;
-        x->progress_bytes += taken;
-        *size = n - taken;
-        if (x->doomed) return MHD_NO;
-        if (taken < n && !x->body_paused && x->stage == STAGE_BODY) exchange_suspend(x);
-        return MHD_YES;
-    }
-    if (hold_body(x, n, &err)) {
-        buffer_append(&x->body, data, n);
-    } else {
-        release_body(x);
-        refuse(x, &err);
-    }
-    x->body_seen += n;
-    x->progress_bytes += n;
-    *size = 0;
-    return MHD_YES;
-}
-
-void request_body_resume(struct request *r) {
-    struct exchange *x = r->exchange;
-    if (x->in_callback) {
-        x->body_paused = true; /* resumed before it was suspended: offer again at once */
-    } else if (!x->body_done) {
-        exchange_wake(x);
-    }
-}
-
-static bool parse_body(struct exchange *x, struct error *err) {
-    struct request *r = &x->request;
-    if (r->route->body == BODY_NONE || r->route->body == BODY_STREAM) return true;
-    if (x->body.len == 0) {
-        if (r->route->body == BODY_JSON_OPTIONAL) return (r->body = json_object()) != NULL;
-        error_set(err, 400, ERR_BAD_REQUEST, "this call needs a JSON object as its body");
-        return false;
-    }
-    if (!json_values_within(buffer_slice(&x->body), BODY_VALUES_MAX)) {
-        error_set(err, 413, "body_too_large", "the body has more than the %d values that one call takes",
-                  BODY_VALUES_MAX);
-        return false;
-    }
-    bool or_null = r->route->body == BODY_JSON_OR_NULL;
-    r->body =
-        or_null ? json_parse(buffer_slice(&x->body), err) : json_parse_object(buffer_slice(&x->body), err);
-    buffer_free(&x->body);
-    if (r->body && or_null && !json_is_object(r->body) && !json_is_null(r->body)) {
-        error_set(err, 400, ERR_BAD_REQUEST, "this call needs a JSON object or null as its body");
-        return false;
-    }
-    return r->body != NULL;
 }
 
 /* ---- The handler ---- */
@@ -557,7 +455,7 @@ static void body_complete(struct exchange *x) {
         return;
     }
     cleanup_error struct error err = {0};
-    if (!parse_body(x, &err)) {
+    if (!exchange_parse_body(x, &err)) {
         reply_error(r, &err);
     } else if (r->route->kind == ROUTE_UNARY) {
         start_work(x);
@@ -573,9 +471,9 @@ static bool end_malformed(struct exchange *x) {
     x->close_after = true;
     if (x->stage != STAGE_BODY) return true;
     came_in_properly(x, &err);
-    close_stream(x, true);
+    exchange_close_stream(x, true);
     if (x->streaming) return false;
-    refuse(x, &err);
+    exchange_refuse(x, &err);
     return true;
 }
 
@@ -589,8 +487,8 @@ enum MHD_Result exchange_handle(struct loop *loop, struct MHD_Connection *connec
         exchange_set_motion(x, MOTION_MOVES);
         begin(x, method, version);
         /* libmicrohttpd answers before the body only from this first call, and closes then. */
-        bool at_once =
-            x->framing.expect_continue || x->close_after || x->framing.body_length > (int64_t)DISCARD_MAX;
+        bool at_once = x->framing.expect_continue || x->close_after ||
+                       x->framing.body_length > (int64_t)EXCHANGE_DISCARD_MAX;
         if (x->response && at_once) return reply_queue(x);
         return MHD_YES;
     }
@@ -599,7 +497,7 @@ enum MHD_Result exchange_handle(struct loop *loop, struct MHD_Connection *connec
         return MHD_YES;
     }
     if (inbound_refusal(&x->client->inbound, x->number) && !end_malformed(x)) return MHD_NO;
-    if (*size > 0) return take_body(x, data, size);
+    if (*size > 0) return exchange_take_body(x, data, size);
     if (!x->body_done) body_complete(x);
     if (x->doomed) return MHD_NO;
     /* While a worker has it, nothing but the stage may be looked at. */
@@ -629,7 +527,7 @@ void exchange_completed(struct exchange *x, bool ok) {
     struct request *r = &x->request;
     verification_abandon(x);
     exchange_set_motion(x, MOTION_OVER);
-    close_stream(x, !ok || x->out_aborted);
+    exchange_close_stream(x, !ok || x->out_aborted);
     if (r->router && x->status && !x->upgrade)
         metrics_count(r->router->metrics, r->route, x->status, uv_hrtime() - x->started_ns);
     if (r->router) log_access(x);
@@ -650,6 +548,6 @@ void exchange_completed(struct exchange *x, bool ok) {
         free(x->query_values[i]);
     free(x->query_values);
     free(x->out.data);
-    release_body(x);
+    exchange_release_body(x);
     keep_spare(x);
 }

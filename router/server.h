@@ -83,7 +83,7 @@ struct exchange {
     /* the answer */
     struct MHD_Response *response;
     int status;
-    struct buffer headers; /* "name\0value\0" pairs set before the answer */
+    struct buffer headers; /* set before the answer: packed_headers.h */
     bool close_after;
     void (*on_socket)(struct request *r, int fd, struct slice ahead); /* of an upgrade */
     struct MHD_UpgradeResponseHandle *upgrade;                        /* while STAGE_UPGRADED */
@@ -168,6 +168,24 @@ void exchange_wake(struct exchange *x);
 void exchange_set_motion(struct exchange *x, enum exchange_motion motion);
 /* Suspends those that have waited for so long. Not from within libmicrohttpd's callbacks. */
 void loop_suspend_waiting(struct loop *loop, uint64_t longer_ms);
+
+/* exchange.c, for exchange_body.c: */
+/* Answers with an error now. What the client still sends is dropped. */
+void exchange_refuse(struct exchange *x, struct error *err);
+/* Tells the handler that its stream is over, once. */
+void exchange_close_stream(struct exchange *x, bool aborted);
+
+/* exchange_body.c */
+/* A refused body up to this size is read and dropped, so that the client reads the answer
+ * instead of a reset; above it the connection is closed after the answer. */
+#define EXCHANGE_DISCARD_MAX (256ULL << 20)
+/* Takes what libmicrohttpd brings of the body; `*size` becomes what it shall bring again. MHD_NO: the
+ * connection is cut. */
+enum MHD_Result exchange_take_body(struct exchange *x, const char *data, size_t *size);
+/* What the route wants of the whole body, in request.body; false with 400 or 413. */
+bool exchange_parse_body(struct exchange *x, struct error *err);
+/* Frees it, and its part of the budget. */
+void exchange_release_body(struct exchange *x);
 
 /* reply.c */
 /* Queues x->response with the standard headers. */

@@ -435,7 +435,7 @@ def test_6_3_a_file_of_the_reference_is_taken_over():
 
 def test_6_3_a_file_that_cannot_be_opened_is_no_reason_not_to_serve():
     with Router("--history-db=/proc/nowhere/history.db", keys=("u1", "admin")) as router, router.client("admin") as admin:
-        assert "no history" in router.tail()
+        wait_for(lambda: "no history" in router.tail(), what="word of it in the log")
         assert create(admin, "no-history").status_code == 201
         wait_for(lambda: entries(admin, sandbox="no-history"))  # the Events that the store has
         assert entries(admin, actor="admin") == []

@@ -499,7 +499,7 @@ def test_6_1_bad_values_are_refused(tmp_path):
 
 
 def test_6_1_dev_auth_warns(dev):
-    assert "dev" in dev.log.read_text(errors="replace")
+    wait_for(lambda: "no authentication" in dev.log.read_text(errors="replace"), what="the warning")
     with dev.anonymous() as client:
         me = client.get(API + "/user/me").json()
     assert me == {"sub": "dev-user", "email": "dev@agenttier.local", "name": "Dev User", "groups": ["agenttier-admins"],

@@ -435,7 +435,7 @@ def test_W87_broken_policies_fail_open_or_closed(closed):
                 # what can be read of it holds
                 assert create(u1, "x", "team", template=TEMPLATE).status_code == 201
                 assert codes(create(u1, "y", "team", template=TEMPLATE)) == ["namespace_quota_exceeded"]
-            assert "cannot be read" in router.tail(100000)
+            wait_for(lambda: "cannot be read" in router.tail(100000), what="word of it in the log")
             # whoever repairs it ends it
             put(admin, "team", {"maxSandboxesTotal": 5})
             assert create(u1, "z", "team").status_code == 201

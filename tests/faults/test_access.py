@@ -598,8 +598,11 @@ def test_S26_an_answer_in_crumbs_costs_nobody_else_the_loop(api, router, pods, a
         put(api, ip=address)
         box = Box(router)
         harness.wait_for(lambda: box.get("/files/?path=/tmp").status_code == 200, LONG, 0.05, "a pod in the cache")
-        before = cpu_seconds(router.process)
-        assert box.run("true").json()["code"] == "exec_outcome_unknown"
+        before, began = cpu_seconds(router.process), time.monotonic()
+        try:
+            assert box.run("true", timeout=100).json()["code"] == "exec_outcome_unknown"
+        except httpx.RemoteProtocolError:  # the answer had begun with a heartbeat: it is cut
+            assert time.monotonic() - began > 15
         spent = cpu_seconds(router.process) - before
     assert spent < 1.2, f"{spent} s of the processor"
 

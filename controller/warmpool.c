@@ -310,14 +310,22 @@ static void resolve(struct pool *p) {
     pool_fit(p->resolved, &p->c->settings, p->fit);
 }
 
+/* Also one that ends: it runs until it is gone. */
+static bool any_is_left(struct pool *p) {
+    struct store *store = p->c->store;
+    cleanup_object_list struct object_list all = store->ops->list(store, KIND_POD, p->namespace);
+    for (size_t i = 0; i < all.count; i++)
+        if (warmpool_of(all.items[i])) return true;
+    return false;
+}
+
 /* With the last pod, and nobody who wants one, the policy goes. */
 static void clean_up(struct pool *p, const json_t *pools) {
     struct store *store = p->c->store;
     if (warmpool_desired(pools, NULL) > 0) return;
     cleanup_object struct object *policy =
         store->ops->get(store, KIND_NETWORK_POLICY, p->namespace, POOL_POLICY);
-    cleanup_object_list struct object_list left = pool_pods(p->c, NULL);
-    if (policy && left.count == 0) p->failed = !remove_exactly(p->c, policy) || p->failed;
+    if (policy && !any_is_left(p)) p->failed = !remove_exactly(p->c, policy) || p->failed;
 }
 
 int64_t pool_pass(void *ctx, const char *template, void **memory) {

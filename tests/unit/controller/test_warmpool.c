@@ -222,6 +222,18 @@ START_TEST(the_policy_is_kept) {
 }
 END_TEST
 
+START_TEST(the_policy_stays_until_the_last_pod_is_gone) {
+    cleanup_free char *name = xstrdup(one_ready());
+    hold(KIND_POD, name);
+    configure("{}");
+    eventually(is_going(KIND_POD, name));
+    usleep(SETTLE_US);
+    ck_assert(is_denying());
+    release(KIND_POD, name);
+    eventually(!there(KIND_POD, name) && !there(KIND_NETWORK_POLICY, POOL_POLICY));
+}
+END_TEST
+
 /* ---- taking ---- */
 
 START_TEST(W11_W15_a_sandbox_takes_one_with_all_that_it_has) {
@@ -454,6 +466,7 @@ int main(void) {
     tcase_add_test(tc, W16_a_pod_that_fails_is_replaced_after_a_pause);
     tcase_add_test(tc, one_that_is_gone_is_replaced_at_once);
     tcase_add_test(tc, the_policy_is_kept);
+    tcase_add_test(tc, the_policy_stays_until_the_last_pod_is_gone);
     tcase_add_test(tc, W11_W15_a_sandbox_takes_one_with_all_that_it_has);
     tcase_add_test(tc, W13_only_what_is_the_same_is_taken);
     tcase_add_test(tc, W12_who_has_a_workspace_keeps_it);

@@ -60,6 +60,11 @@ int port_name_claim(json_t *sandbox, const char *name, int port, time_t now, por
     return 0;
 }
 
+int port_name_claimed(const json_t *sandbox, const char *name) {
+    cleanup_json json_t *claims = read_claims(sandbox);
+    return port_in(json_object_get(claims, name));
+}
+
 bool port_name_release(json_t *sandbox, int port) {
     cleanup_json json_t *claims = read_claims(sandbox);
     size_t before = json_object_size(claims);

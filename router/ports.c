@@ -6,6 +6,7 @@
 #include "router/handlers.h"
 #include "router/router.h"
 #include "router/sandbox_view.h"
+#include "router/second_look.h"
 
 #include <stdio.h>
 #include <string.h>
@@ -287,6 +288,40 @@ static int port_by_name(struct request *r, const char *name) {
     return 0;
 }
 
+/* Reads the object into memory, unless it is there. False: 503. */
+static bool look(struct request *r, enum kind kind, const char *name, bool again, struct error *err) {
+    struct second_look found = {0};
+    enum second_look_need need =
+        second_look_need(r->router, r->identity.sub, kind, r->sandbox->namespace, name, again, &found);
+    if (need == LOOK_REFUSED) {
+        error_set(err, 503, "busy",
+                  "too many ports that this server does not know are asked for; retry in a second");
+        err->retry_after = 1;
+    }
+    bool ok = need == LOOK_NEEDLESS || (need == LOOK_WANTED && second_look_run(&found, err));
+    second_look_free(&found);
+    return ok;
+}
+
+/* Another Router may have made the forward a moment ago: it is not said to be removed while it is only not
+ * known here yet. */
+static bool look_for_forward(struct request *r, int port, struct error *err) {
+    cleanup_free char *name = xasprintf("pf-%s-%d", r->sandbox->name, port);
+    return look(r, KIND_SERVICE, name, false, err) &&
+           (!preview_domain(r)[0] || look(r, KIND_INGRESS, name, false, err));
+}
+
+/* The same for a name, by who has claimed it: the port; 0: no forward has it, or (err is set) nobody knows.
+ */
+static int look_for_name(struct request *r, const char *name, struct error *err) {
+    struct store *store = r->backend->store;
+    if (!look(r, KIND_SANDBOX, r->sandbox->name, true, err)) return 0;
+    cleanup_object struct object *sandbox =
+        store->ops->get(store, KIND_SANDBOX, r->sandbox->namespace, r->sandbox->name);
+    int claimed = sandbox ? port_name_claimed(sandbox->json, name) : 0;
+    return claimed != 0 && look_for_forward(r, claimed, err) ? port_by_name(r, name) : 0;
+}
+
 void ports_delete(struct request *r) {
     cleanup_error struct error err = {0};
     struct store *store = r->backend->store;
@@ -297,6 +332,14 @@ void ports_delete(struct request *r) {
         return;
     }
     if (port == 0) port = port_by_name(r, target);
+    if (port == 0)
+        port = look_for_name(r, target, &err);
+    else
+        look_for_forward(r, port, &err);
+    if (err.status) {
+        reply_error(r, &err);
+        return;
+    }
     if (port == 0) {
         error_set(&err, 404, ERR_NOT_FOUND, "sandbox %s has no port forward named %s", r->sandbox->name,
                   target);

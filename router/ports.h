@@ -64,6 +64,8 @@ typedef bool port_is_named_fn(void *ctx, int port, const char *name);
  * and claims that nothing bears out, go. 0: done; else the port that has the name. */
 int port_name_claim(json_t *sandbox, const char *name, int port, time_t now, port_is_named_fn *is_named,
                     void *ctx);
+/* The port that the name is claimed for; 0: none. Pure. */
+int port_name_claimed(const json_t *sandbox, const char *name);
 /* Drops the claims of a port; false: it had none. */
 bool port_name_release(json_t *sandbox, int port);
 

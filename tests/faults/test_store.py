@@ -236,6 +236,12 @@ def test_what_one_replica_wrote_the_other_finds_at_once(api):
             answer = second.get("/api/v1/sandboxes/p/preview/8001/")
             assert "its pod is not there" in answer.json()["error"], answer.text  # running, and forwarded
             error_of(second.get("/api/v1/sandboxes/p/preview/8002/"), 404)
+            # And takes back what the other forwarded, by number and by name.
+            assert second.delete("/api/v1/sandboxes/p/ports/8001").status_code == 204
+            assert first.post("/api/v1/sandboxes/p/ports", json={"port": 8003, "name": "web"}).status_code == 201
+            assert second.delete("/api/v1/sandboxes/p/ports/web").status_code == 204
+            error_of(second.delete("/api/v1/sandboxes/p/ports/web"), 404)
+            assert [s["metadata"]["name"] for s in api.all("services")] == ["pf-p-8000"]
             time.sleep(1.1)
             key = first.post("/api/v1/user/api-keys", json={"name": "k"}).json()["key"]
             assert two.client(key).get("/api/v1/user/me").status_code == 200

@@ -133,8 +133,11 @@ START_TEST(names_are_claimed_once) {
     ck_assert_int_eq(port_name_claim(sandbox, "api", 9001, 1002 + PORT_CLAIM_FRESH_S - 1, named_web, NULL),
                      9000);
     ck_assert_int_eq(port_name_claim(sandbox, "api", 9001, 1002 + PORT_CLAIM_FRESH_S, named_web, NULL), 0);
+    ck_assert_int_eq(port_name_claimed(sandbox, "api"), 9001);
+    ck_assert_int_eq(port_name_claimed(sandbox, "none"), 0);
     ck_assert(!port_name_release(sandbox, 9000));
     ck_assert(port_name_release(sandbox, 9001));
+    ck_assert_int_eq(port_name_claimed(sandbox, "api"), 0);
     /* Another name for a port frees its old one. */
     ck_assert_int_eq(port_name_claim(sandbox, "new", 8000, 2000, named_web, NULL), 0);
     ck_assert_int_eq(port_name_claim(sandbox, "web", 9000, 2000, named_web, NULL), 0);

@@ -3,7 +3,6 @@
 #include "common/units.h"
 #include "k8s/access.h"
 
-#include <malloc.h>
 #include <pthread.h>
 #include <stdio.h>
 
@@ -11,8 +10,6 @@
 #define NEGATIVE_MS 10000
 #define FORGET_MS   600000
 #define SWEEP_MS    60000
-
-#define TRIM_TERMINALS 16
 
 struct entry {
     struct entry *next;
@@ -28,7 +25,6 @@ struct pod_knowledge {
     pthread_mutex_t lock;
     struct entry *buckets[BUCKETS];
     int execs, terminals;
-    int most_terminals; /* since memory was last given back */
     int64_t swept_at;
 };
 
@@ -145,7 +141,7 @@ void pod_knowledge_end_exec(struct pod_knowledge *k, const char *uid) {
 bool pod_knowledge_begin_terminal(struct pod_knowledge *k, struct error *err) {
     pthread_mutex_lock(&k->lock);
     bool ok = k->terminals < K8S_TERMINALS_MAX;
-    if (ok && ++k->terminals > k->most_terminals) k->most_terminals = k->terminals;
+    if (ok) k->terminals++;
     pthread_mutex_unlock(&k->lock);
     if (ok) return true;
     error_set(err, 429, "too_many_execs", "this Router has %d terminals over pods/exec; close some",
@@ -157,10 +153,7 @@ bool pod_knowledge_begin_terminal(struct pod_knowledge *k, struct error *err) {
 void pod_knowledge_end_terminal(struct pod_knowledge *k) {
     pthread_mutex_lock(&k->lock);
     if (k->terminals > 0) k->terminals--;
-    bool fewer = k->most_terminals >= TRIM_TERMINALS && k->terminals <= k->most_terminals / 8;
-    if (fewer) k->most_terminals = k->terminals;
     pthread_mutex_unlock(&k->lock);
-    if (fewer) malloc_trim(0); /* OpenSSL's small pieces of many connections: else they stay (O10) */
 }
 
 int pod_knowledge_execs(struct pod_knowledge *k) {

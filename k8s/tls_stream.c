@@ -1,11 +1,13 @@
 #include "k8s/tls_stream.h"
 
 #include <errno.h>
+#include <malloc.h>
 #include <netdb.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
 #include <openssl/err.h>
 #include <openssl/x509v3.h>
+#include <pthread.h>
 #include <stdio.h>
 #include <sys/socket.h>
 
@@ -41,6 +43,32 @@ struct tls_stream {
     char last_error[160];
 };
 
+/* ---- Memory ---- */
+
+#define TRIM_STREAMS 16
+
+/* Of this process: which stream ends last is known to no loop. */
+static struct {
+    pthread_mutex_t lock;
+    int open, most; /* most: since memory was last given back */
+} streams = {.lock = PTHREAD_MUTEX_INITIALIZER};
+
+static void count_one(void) {
+    pthread_mutex_lock(&streams.lock);
+    if (++streams.open > streams.most) streams.most = streams.open;
+    pthread_mutex_unlock(&streams.lock);
+}
+
+/* OpenSSL's small pieces of many connections would stay with us (O10): given back when most of them have
+ * ended, those included that ended what others had left in pods. */
+static void count_out(void) {
+    pthread_mutex_lock(&streams.lock);
+    bool fewer = --streams.open <= streams.most / 8 && streams.most >= TRIM_STREAMS;
+    if (fewer) streams.most = streams.open;
+    pthread_mutex_unlock(&streams.lock);
+    if (fewer) malloc_trim(0);
+}
+
 /* ---- Ends ---- */
 
 static void unhold(struct tls_stream *s) {
@@ -50,6 +78,7 @@ static void unhold(struct tls_stream *s) {
     if (s->addresses) uv_freeaddrinfo(s->addresses);
     buffer_free(&s->unsent);
     free(s);
+    count_out();
 }
 
 static void on_handle_closed(uv_handle_t *handle) {
@@ -379,6 +408,7 @@ static void on_kick(uv_timer_t *kick) {
 struct tls_stream *tls_stream_open(uv_loop_t *loop, const char *host, uint16_t port, SSL_CTX *tls,
                                    const char *name, const struct tls_stream_events *events, void *ctx) {
     struct tls_stream *s = xcalloc(1, sizeof *s);
+    count_one();
     *s = (struct tls_stream){.loop = loop, .events = *events, .ctx = ctx, .fd = -1};
     snprintf(s->host, sizeof s->host, "%s", host);
     snprintf(s->service, sizeof s->service, "%u", port);

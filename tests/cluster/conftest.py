@@ -23,7 +23,9 @@ for variable in [name for name in os.environ if name.startswith("AGENTTIER_") an
 def pytest_sessionstart(session):
     if session.config.option.collectonly:
         return
-    if not testbed.api_ready():
+    try:
+        testbed.wait_for(testbed.api_ready, 60, 0.5, "the API server")
+    except AssertionError:
         pytest.exit("no cluster answers: ./dev test cluster", 4)
 
 
@@ -38,8 +40,8 @@ def release(image_tag):
     made = testbed.Release(image_tag)
     yield made
     if not os.environ.get("AGENTTIER_KUBE_KEEP"):
-        for sandbox in testbed.get("sandboxes.agenttier.io", "-A"):
-            testbed.kubectl("delete", "sandboxes.agenttier.io", sandbox["metadata"]["name"], "-n", sandbox["metadata"]["namespace"], "--timeout=60s")
+        for namespace in {s["metadata"]["namespace"] for s in testbed.get("sandboxes.agenttier.io", "-A")}:
+            testbed.remove_sandboxes(namespace)
         made.uninstall()
 
 
@@ -78,6 +80,8 @@ def api(secured, nginx, made_keys):
     for user in ("u1", "u2", "admin"):
         if user not in made_keys:
             made_keys[user] = secured.create_key(user, *(["--admin"] if user == "admin" else []))
+    for key in made_keys.values():
+        secured.on_every_replica({"X-API-Key": key}, lambda to: to.get("/api/v1/user/me").status_code == 200, "a key known")
     nginx.wait_for(testbed.HOST)
     return testbed.Api(f"http://{testbed.HOST}:{nginx.port}", headers={"X-API-Key": made_keys["u1"]}, keys=made_keys)
 

@@ -7,6 +7,7 @@ A reload closes connections that wait for their next request, also when that is 
 SDK does not send it again. So a connection of a client serves one request here."""
 
 import contextlib
+import http.client
 import json
 import pathlib
 import shutil
@@ -99,33 +100,62 @@ class IngressController:
         self.folder = pathlib.Path(tempfile.mkdtemp(prefix="at-ingress-", dir="/tmp"))
         self.file = self.folder / "nginx.conf"
         self.ended = threading.Event()
+        self.lock = threading.Lock()
+        self.served = ""  # the configuration that nginx goes by
+
+    def wanted(self):
+        """The configuration for the Ingress objects as they are now."""
+        found = json.loads(testbed.kubectl("get", "ingress", "-A", "-o", "json"))
+        return render(found["items"], self.class_name, self.folder, self.port)
+
+    def workers(self):
+        """The processes of nginx that take connections; not those that only end what they began before a reload."""
+        found = set()
+        for process in pathlib.Path("/proc").glob("[0-9]*"):
+            with contextlib.suppress(OSError):
+                if (process / "cmdline").read_bytes().rstrip(b"\0 ") != b"nginx: worker process":
+                    continue
+                parent = (process / "stat").read_text().rpartition(")")[2].split()[1]
+                if parent == str(self.nginx.process.pid):
+                    found.add(process.name)
+        return found
 
     def look(self):
-        """Makes nginx do what the Ingress objects say; whether anything changed."""
-        done = testbed.run("kubectl", "get", "ingress", "-A", "-o", "json", check=False)
-        if done.returncode != 0:
-            return False  # the API server is away: what is configured stays
-        text = render(json.loads(done.stdout)["items"], self.class_name, self.folder, self.port)
-        if self.file.exists() and self.file.read_text() == text:
-            return False
-        self.file.write_text(text)
-        return True
+        """Makes nginx do what the Ingress objects say. When it returns nobody goes by an earlier configuration."""
+        with self.lock:
+            text = self.wanted()
+            if text == self.served:
+                return
+            before = self.workers()
+            self.file.write_text(text)
+            testbed.run("nginx", "-c", self.file, "-s", "reload")
+            wait_for(lambda: (now := self.workers()) and not now & before, testbed.PATIENCE, 0.02, "nginx reloaded")
+            self.served = text
 
     def watch(self):
         while not self.ended.wait(0.5):
-            with contextlib.suppress(AssertionError):  # the API server goes away in the middle of a look: look again
-                if self.look():
-                    testbed.run("nginx", "-c", self.file, "-s", "reload")
-
-    def knows(self, host):
-        return f"server_name {host};" in self.file.read_text()
+            with contextlib.suppress(AssertionError):  # the API server is away: what is configured stays
+                self.look()
 
     def wait_for(self, host):
-        wait_for(lambda: self.knows(host), 20, what=f"an Ingress for {host}")
+        def served():
+            self.look()
+            return f"server_name {host};" in self.served
+        wait_for(served, testbed.PATIENCE, 0.3, f"an Ingress for {host}")
+
+    def answers(self):
+        with contextlib.closing(http.client.HTTPConnection("127.0.0.1", self.port, timeout=5)) as connection:
+            try:
+                connection.request("GET", "/")
+                return connection.getresponse().status == 404  # of no host that is served
+            except OSError:
+                return False
 
     def __enter__(self):
-        self.look()
+        self.served = self.wanted()
+        self.file.write_text(self.served)
         self.nginx = testbed.Process("nginx", "-c", self.file).start()
+        wait_for(self.answers, testbed.PATIENCE, what="nginx")
         self.thread = threading.Thread(target=self.watch, daemon=True)
         self.thread.start()
         self.url = f"http://127.0.0.1:{self.port}"
@@ -133,6 +163,6 @@ class IngressController:
 
     def __exit__(self, *_):
         self.ended.set()
-        self.thread.join(10)
+        self.thread.join(testbed.PATIENCE)
         self.nginx.stop()
         shutil.rmtree(self.folder, ignore_errors=True)

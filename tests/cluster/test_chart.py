@@ -5,7 +5,7 @@ import json
 import pytest
 import yaml
 
-from testbed import CHART, RESTRICTED, apply, helm, kubectl, new_namespace, run
+from testbed import CHART, RESTRICTED, apply, helm, install_crds, kubectl, new_namespace, run
 
 NS = "chart"
 
@@ -44,8 +44,7 @@ VALUES = {
 
 @pytest.fixture(scope="module", autouse=True)
 def namespace():
-    for file in sorted((CHART / "crds").glob("*.yaml")):
-        kubectl("apply", "--server-side", "--force-conflicts", "-f", file)
+    install_crds()
     new_namespace(NS, *RESTRICTED)
     yield
     kubectl("delete", "namespace", NS, "--wait=false")

@@ -8,7 +8,7 @@ import os
 import httpx
 import pytest
 from harness import wait_for
-from testbed import SANDBOX_IMAGE, apply, events, get, in_pod, kubectl, new_namespace, run
+from testbed import PATIENCE, SANDBOX_IMAGE, apply, get, in_pod, kubectl, matching, new_namespace, remove_sandboxes, run, wait_events
 
 NS = os.environ.get("AGENTTIER_KUBE_TEST_NAMESPACE", "obstacles")
 SMALL = {"requests": {"cpu": "10m", "memory": "32Mi"}, "limits": {"memory": "128Mi"}}
@@ -18,7 +18,7 @@ SMALL = {"requests": {"cpu": "10m", "memory": "32Mi"}, "limits": {"memory": "128
 def namespace(secured):
     new_namespace(NS)
     yield
-    kubectl("delete", "sandboxes.agenttier.io", "--all", "-n", NS, "--timeout=60s")
+    remove_sandboxes(NS)
     kubectl("delete", "namespace", NS, "--wait=false")
 
 
@@ -39,14 +39,12 @@ def status(name):
     return (get("sandboxes.agenttier.io", name, "-n", NS) or {}).get("status", {})
 
 
-def reach(name, phase, timeout=60):
-    wait_for(lambda: status(name).get("phase") == phase, timeout, 0.2, f"{name} {phase}; it is {status(name)}")
-    return status(name)
+def reach(name, phase):
+    return matching(lambda: status(name), lambda now: now.get("phase") == phase, PATIENCE, f"{name} {phase}")
 
 
-def says(name, *words, timeout=60):
-    wait_for(lambda: all(w in status(name).get("message", "") for w in words), timeout, 0.3, f"{words} in {status(name)}")
-    return status(name)
+def says(name, *words):
+    return matching(lambda: status(name), lambda now: all(w in now.get("message", "") for w in words), PATIENCE, f"{words} said of {name}")
 
 
 def pod(name):
@@ -58,7 +56,7 @@ def shell(name, script, check=True):
 
 
 def delete(*names):
-    kubectl("delete", "sandboxes.agenttier.io", *names, "-n", NS, "--timeout=60s")
+    remove_sandboxes(NS, *names)
 
 
 def test_W9_what_stands_in_the_way_is_said():
@@ -78,12 +76,12 @@ def test_9_failures_are_told_apart():
     for name in ("fails", "eats", "done"):
         create(name, of=name)
     assert reach("fails", "Error")["message"] == "Pod failed: Error: exit code 3"
-    assert "ApplicationError" in events(NS, "fails")
+    wait_events(NS, "fails", "ApplicationError")
     failed = says("eats", "OOMKilled", "before restart attempt 1/5")
     assert failed["phase"] == "Error" and failed["restartCount"] == 1 and "podName" not in failed
     # Whether it was Running for a moment or not, a command that is done is no crash of the cluster.
-    wait_for(lambda: status("done").get("phase") in ("Stopped", "Error"), 60, 0.2, f"done ended: {status('done')}")
-    wait_for(lambda: not pod("fails") and not pod("eats"), 30, 0.3, "dead pods removed (W7)")
+    matching(lambda: status("done"), lambda now: now.get("phase") in ("Stopped", "Error"), PATIENCE, "done ended")
+    wait_for(lambda: not pod("fails") and not pod("eats"), PATIENCE, 0.3, "dead pods removed (W7)")
     delete("fails", "eats", "done")
 
 
@@ -132,14 +130,14 @@ def healthy(address):
 def test_the_runtime_is_brought_marked_and_replaced_when_it_is_killed():
     create("runtime")
     reach("runtime", "Running")
-    wait_for(lambda: "agenttier.io/runtime-ready" in pod("runtime")["metadata"]["annotations"], 20, 0.1, "marked")
+    wait_for(lambda: "agenttier.io/runtime-ready" in pod("runtime")["metadata"]["annotations"], PATIENCE, 0.1, "marked")
     found = pod("runtime")
     assert found["metadata"]["annotations"]["agenttier.io/runtime-delivery"] == "exec"
     assert found["metadata"]["annotations"]["agenttier.io/runtime-ready"] == found["status"]["containerStatuses"][0]["containerID"]
     address = found["status"]["podIP"]
     assert healthy(address)
     shell("runtime", "for p in /proc/[0-9]*; do read -r n < $p/comm; [ \"$n\" != agenttier-runti ] || echo ${p#/proc/}; done | sort -n | tail -n +2 | xargs kill -9")
-    wait_for(lambda: healthy(address), 15, 0.2, "another one answers (W39)")
+    wait_for(lambda: healthy(address), PATIENCE, 0.2, "another one answers (W39)")
     # A template that says no has neither a token nor a port.
     template("plain", harness={"useHTTPExec": False})
     create("plain", of="plain")
@@ -155,7 +153,7 @@ def test_O5_the_same_name_again_starts_from_nothing():
     shell("again", "echo secret > /workspace/old")
     before = (pod("again")["metadata"]["uid"], get("pvc", "again-workspace", "-n", NS)["metadata"]["uid"],
               get("secret", "again-runtime-token", "-n", NS)["data"]["token"])
-    kubectl("delete", "sandboxes.agenttier.io", "again", "-n", NS, "--wait=true", "--timeout=60s")
+    delete("again")
     create("again")
     reach("again", "Running")
     after = (pod("again")["metadata"]["uid"], get("pvc", "again-workspace", "-n", NS)["metadata"]["uid"],
@@ -169,7 +167,7 @@ def test_limits_and_policy_are_kept_while_running():
     create("kept")
     reach("kept", "Running")
     kubectl("delete", "networkpolicy", "kept-netpol", "-n", NS)
-    wait_for(lambda: get("networkpolicy", "kept-netpol", "-n", NS), 10, 0.2, "the policy is back")
+    wait_for(lambda: get("networkpolicy", "kept-netpol", "-n", NS), PATIENCE, 0.2, "the policy is back")
     run("kubectl", "patch", "sandboxes.agenttier.io", "kept", "-n", NS, "--type=merge", "-p", json.dumps({"spec": {"idleTimeout": "1s"}}))
-    assert reach("kept", "Stopped", 20)["message"] == "Idle timeout exceeded"
+    assert reach("kept", "Stopped")["message"] == "Idle timeout exceeded"
     delete("kept")

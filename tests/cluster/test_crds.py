@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 import testbed
-from testbed import apply, get, kubectl, new_namespace, run
+from testbed import PATIENCE, apply, get, kubectl, new_namespace, run
 from harness import wait_for
 
 CRDS = testbed.CHART / "crds"
@@ -20,10 +20,7 @@ NS = "crds"
 
 @pytest.fixture(scope="module", autouse=True)
 def namespace():
-    for file in sorted(CRDS.glob("*.yaml")):
-        kubectl("apply", "--server-side", "--force-conflicts", "--validate=strict", "-f", file)
-    for file in sorted(CRDS.glob("*.yaml")):
-        kubectl("wait", "--for=condition=Established", "-f", file, "--timeout=30s")
+    testbed.install_crds()
     new_namespace(NS)
     scale_controller(0)  # what is stored here is looked at, not carried out
     yield
@@ -36,8 +33,8 @@ def scale_controller(replicas):
     """Where an earlier test has installed one."""
     if get("deployment", "agenttier-controller", "-n", testbed.NAMESPACE):
         kubectl("scale", "deployment/agenttier-controller", "-n", testbed.NAMESPACE, f"--replicas={replicas}")
-        kubectl("rollout", "status", "deployment/agenttier-controller", "-n", testbed.NAMESPACE, "--timeout=60s")
-        wait_for(lambda: replicas or not get("pods", "-n", testbed.NAMESPACE, "-l", "app.kubernetes.io/component=controller"), 30)
+        kubectl("rollout", "status", "deployment/agenttier-controller", "-n", testbed.NAMESPACE, f"--timeout={PATIENCE}s")
+        wait_for(lambda: replicas or not get("pods", "-n", testbed.NAMESPACE, "-l", "app.kubernetes.io/component=controller"), PATIENCE)
 
 
 def example(name):
@@ -251,10 +248,10 @@ def test_a_value_that_an_older_schema_let_in_does_not_block_updates():
     timeout = crd["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]["spec"]["properties"]["timeout"]
     rules, length = timeout.pop("x-kubernetes-validations"), timeout.pop("maxLength")
     apply(crd, "--server-side", "--force-conflicts")
-    wait_for(lambda: apply(sandbox("old", timeout="soon"), check=False).returncode == 0, 20)
+    wait_for(lambda: apply(sandbox("old", timeout="soon"), check=False).returncode == 0, PATIENCE)
     timeout.update({"x-kubernetes-validations": rules, "maxLength": length})
     apply(crd, "--server-side", "--force-conflicts")
-    wait_for(lambda: apply(sandbox("newer", timeout="soon"), "--dry-run=server", check=False).returncode != 0, 20)
+    wait_for(lambda: apply(sandbox("newer", timeout="soon"), "--dry-run=server", check=False).returncode != 0, PATIENCE)
     patch = lambda spec: run("kubectl", "patch", "sandboxes.agenttier.io", "old", "-n", NS, "--type=merge", "-p", json.dumps(spec), check=False)  # noqa: E731
     assert patch({"spec": {"idleTimeout": "5m"}}).returncode == 0
     assert patch({"metadata": {"labels": {"a": "b"}}}).returncode == 0

@@ -9,7 +9,7 @@ import yaml
 
 import testbed
 from harness import wait_for
-from testbed import BUILD, CHART, ROOT, apply, new_namespace, run
+from testbed import BUILD, CHART, PATIENCE, ROOT, apply, new_namespace, run
 
 TEXT = (ROOT / "docs" / "deployment.md").read_text()
 BLOCKS = re.findall(r"^```(\w+)([^\n]*)\n(.*?)^```$", TEXT, re.S | re.M)
@@ -35,7 +35,7 @@ def test_try_it(release, tmp_path):
     try:
         for command in commands:
             extra = f" -f {values}" if command.startswith("helm install") else ""
-            run("bash", "-c", f"cd {ROOT} && {command}{extra}", timeout=180)
+            run("bash", "-c", f"cd {ROOT} && {command}{extra}")
     finally:
         release.uninstall()
 
@@ -46,19 +46,21 @@ def test_moving_a_second_router_beside_the_first(release, secured, tmp_path):
     values = tmp_path / "values.yaml"
     values.write_text(json.dumps(testbed.merge(release.base, yaml.safe_load(block))))
     key = secured.create_key("mover")
+    secured.on_every_replica({"X-API-Key": key}, lambda to: to.get("/api/v1/user/me").status_code == 200, "the key known")
     try:
-        testbed.helm("install", "next", CHART, "-n", testbed.NAMESPACE, "-f", values, "--wait", "--timeout", "90s", timeout=100)
+        testbed.helm("install", "next", CHART, "-n", testbed.NAMESPACE, "-f", values, "--wait", "--timeout", f"{PATIENCE}s")
         urls = [f"http://{testbed.get('service', name, '-n', testbed.NAMESPACE)['spec']['clusterIP']}:8080"
                 for name in ("agenttier-router", "agenttier-next-router")]
-        old, new = (httpx.Client(base_url=url, headers={"X-API-Key": key}, timeout=30, trust_env=False) for url in urls)
+        old, new = (httpx.Client(base_url=url, headers={"X-API-Key": key}, timeout=90, trust_env=False) for url in urls)
         made = old.post("/api/v1/sandboxes", json={"name": "moved", "template": "general-coding"})
         assert made.status_code == 201, made.text
-        wait_for(lambda: new.get("/api/v1/sandboxes/moved").status_code == 200, 5, 0.1, "the sandbox seen by the other Router")
+        wait_for(lambda: new.get("/api/v1/sandboxes/moved").status_code == 200, 30, 0.1, "the sandbox seen by the other Router")
         assert not testbed.get("deployment", "agenttier-next-controller", "-n", testbed.NAMESPACE)
         assert new.delete("/api/v1/sandboxes/moved").status_code == 204
-        wait_for(lambda: old.get("/api/v1/sandboxes/moved").status_code == 404, 60, 0.2)
+        wait_for(lambda: old.get("/api/v1/sandboxes/moved").status_code == 404, PATIENCE, 0.2)
     finally:
         testbed.helm("uninstall", "next", "-n", testbed.NAMESPACE, "--wait", check=False)
+        release.settled()  # pods of both have the same component
 
 
 def test_every_value_that_is_named_is_there():

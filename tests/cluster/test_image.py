@@ -67,8 +67,8 @@ def test_programs_start_without_a_file_system_to_write_to(image):
                 "name": "c", "image": f"agenttier.local/agenttier:{tag}", "command": ["/usr/bin/" + program, "--version"],
                 "securityContext": {"runAsNonRoot": True, "readOnlyRootFilesystem": True, "allowPrivilegeEscalation": False,
                                     "capabilities": {"drop": ["ALL"]}, "seccompProfile": {"type": "RuntimeDefault"}}}]}}
-        testbed.kubectl("delete", "pod", name, "--ignore-not-found", "--timeout=30s")
+        testbed.kubectl("delete", "pod", name, "--ignore-not-found", f"--timeout={testbed.PATIENCE}s")
         testbed.apply(manifest)
-        testbed.kubectl("wait", "--for=jsonpath={.status.phase}=Succeeded", f"pod/{name}", "--timeout=30s")
+        testbed.kubectl("wait", "--for=jsonpath={.status.phase}=Succeeded", f"pod/{name}", f"--timeout={testbed.PATIENCE}s")
         assert program in testbed.kubectl("logs", name)
         testbed.kubectl("delete", "pod", name, "--wait=false")

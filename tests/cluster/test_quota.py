@@ -28,10 +28,10 @@ def pair():
     flags = (f"--namespace={HOME}", f"--sandbox-namespace={TEAM}")
     with ClusterRouter(None, *flags, kubeconfig=config) as one, ClusterRouter(None, *flags, kubeconfig=config) as two:
         yield one, two
-    testbed.kubectl("delete", "sandboxes.agenttier.io", "--all", "-n", TEAM, "--timeout=60s")
+    testbed.remove_sandboxes(TEAM)
     testbed.kubectl("delete", "clustersandboxtemplates.agenttier.io", TEMPLATE)
     for namespace in (TEAM, HOME):
-        testbed.kubectl("delete", "namespace", namespace, "--timeout=60s")
+        testbed.remove_namespace(namespace)
 
 
 def test_S31_fifty_parallel_creates_on_two_routers_make_exactly_one(pair):
@@ -41,7 +41,7 @@ def test_S31_fifty_parallel_creates_on_two_routers_make_exactly_one(pair):
         for i in range(2):
             assert client.post(API + "/sandboxes", json={"name": f"before-{i}", "template": TEMPLATE}).status_code == 201
     with two.client() as client:
-        wait_for(lambda: client.get(f"{API}/governance/policies/{TEAM}").json()["policy"] == {"maxSandboxesTotal": 3}, 10)
+        wait_for(lambda: client.get(f"{API}/governance/policies/{TEAM}").json()["policy"] == {"maxSandboxesTotal": 3}, 30)
 
     def create(i):
         with pair[i % 2].client() as client:

@@ -3,6 +3,7 @@
 import os
 import pathlib
 import re
+import select
 import shutil
 import signal
 import subprocess
@@ -14,7 +15,7 @@ import pytest
 import testbed
 from harness import TEMPLATE, wait_for
 from terminal_client import Terminal
-from testbed import SANDBOX_IMAGE, SETTINGS, apply, in_pod, kubectl, processes
+from testbed import SANDBOX_IMAGE, SETTINGS, apply, in_pod, kubectl, matching, processes
 
 PLAIN = "no-runtime-terminals"
 TMUX_IMAGE = "agenttier.local/sandbox-tmux:1"
@@ -42,7 +43,10 @@ def transport(request, without_runtime):
 @pytest.fixture
 def box(api, transport, fresh):
     handle = api.sandbox(fresh, key="u1", **transport)
-    assert any("agenttier-runtime" in line for line in handle.ps()) is (transport["templateRef"]["name"] == TEMPLATE)
+    if transport["templateRef"]["name"] == TEMPLATE:
+        handle.wait_runtime()
+    else:
+        assert not any("agenttier-runtime" in line for line in handle.ps())
     yield handle
     handle.remove()
     handle.client.close()
@@ -58,7 +62,7 @@ class Direct:
         self.url = f"http://{self.address}:8080"
 
     def metric(self, name):
-        text = httpx.get(f"http://{self.address}:8081/metrics", trust_env=False, timeout=30).text
+        text = httpx.get(f"http://{self.address}:8081/metrics", trust_env=False, timeout=90).text
         return float(re.search(rf"^{re.escape(name)} ([0-9.e+-]+)$", text, re.M)[1])
 
     def process(self):
@@ -90,19 +94,26 @@ def running(box):
     return sorted(found)
 
 
+def at_rest(box):
+    """What runs in the pod before anybody came: not what brought the runtime there or looked into the pod."""
+    lasting = re.compile(r"/pause|sleep infinity|/\S*/agenttier-runtime .*")
+    return matching(lambda: running(box), lambda now: now and all(map(lasting.fullmatch, now)), testbed.PATIENCE, "rest in the pod")
+
+
 def wait_running(box, wanted):
-    wait_for(lambda: running(box) == wanted, 120, 0.3, f"nothing to run but {wanted}")
+    # A hundred terminals that end at once took two minutes on a machine with ten busy processes for each core.
+    matching(lambda: running(box), lambda now: now == wanted, 600, f"nothing to run but {wanted}")
     shells = [line for line in box.ps() if ("bash" in line or "sh -c" in line) and "<defunct>" not in line]
     assert not shells, shells
 
 
 @pytest.mark.parametrize("polite", [True, False])
 def test_O2_a_client_that_leaves_ends_its_shell(api, box, polite):
-    before = running(box)
+    before = at_rest(box)
     terminal = Terminal(api, box.name, "u1")
     terminal.run("sleep 7781 & sh -c 'kill -STOP $$' & true")
     terminal.type("sleep 7782\r")
-    wait_for(lambda: any("sleep 7782" in line for line in running(box)), 30, 0.2, "the shell's job")
+    wait_for(lambda: any("sleep 7782" in line for line in running(box)), testbed.PATIENCE, 0.2, "the shell's job")
     if polite:
         terminal.ws.close()
     else:
@@ -110,29 +121,23 @@ def test_O2_a_client_that_leaves_ends_its_shell(api, box, polite):
     wait_running(box, before)
 
 
-def test_O2_a_router_that_is_killed_leaves_no_shell(box, router):
-    before = running(box)
+def test_O2_a_router_that_is_killed_leaves_no_shell(box, router, secured):
+    before = at_rest(box)
     terminals = [Terminal(router, box.name, "u1") for _ in range(3)]
     for terminal in terminals:
         terminal.run("sleep 7783 & true")
     # the shells answer when they have forked, a moment before the children are called sleep
-    wait_for(lambda: sum("sleep 7783" in line for line in running(box)) == 3, 30, 0.2, "the shells' jobs")
+    wait_for(lambda: sum("sleep 7783" in line for line in running(box)) == 3, testbed.PATIENCE, 0.2, "the shells' jobs")
+    restarts = secured.restarts()
     os.kill(router.process(), signal.SIGKILL)
     wait_running(box, before)
     for terminal in terminals:
         assert terminal.end()[0] == 1006
-    wait_for(lambda: httpx_ready(router), 60, 0.3, "the Router again")
-
-
-def httpx_ready(router):
-    try:
-        return httpx.get(f"http://{router.address}:8081/readyz", trust_env=False, timeout=5).status_code == 200
-    except httpx.TransportError:
-        return False
+    secured.restarted(restarts + 1)
 
 
 def test_O2_all_ends_with_the_shell(api, box):
-    before = running(box)
+    before = at_rest(box)
     with Terminal(api, box.name, "u1") as terminal:
         terminal.run("true")
         terminal.type("exit\r")
@@ -146,12 +151,13 @@ def test_2_12_keys_sizes_and_characters(api, box):
         terminal.send(type="resize", cols=132, rows=43)
         terminal.send(type="ping")
         terminal.wait("pong")
-        wait_for(lambda: "43 132" in terminal.run("stty size"), 30, 0.2, "the new size")
+        wait_for(lambda: "43 132" in terminal.run("stty size"), testbed.PATIENCE, 0.2, "the new size")
         assert terminal.run("printf 'ü€😀%.0s' $(seq 3000)").count("ü€😀") >= 3000
         assert "xterm-256color" in terminal.run("echo $TERM")
         terminal.run("stty -echo -icanon")
         terminal.type("head -c 200000 | tr a b | cksum\r")
-        time.sleep(1)  # or the shell's line editor takes the rest
+        # before that the shell's line editor would take the rest
+        wait_for(lambda: "head -c 200000" in running(box), testbed.PATIENCE, 0.1, "head reading")
         terminal.type("a" * 200000)
         wanted = subprocess.run(["cksum"], input=b"b" * 200000, capture_output=True, check=True).stdout.decode().split()[0]
         terminal.until(wanted)
@@ -187,7 +193,7 @@ def test_2_12_the_end_of_the_pod(api, box):
 
 def test_O10_a_hundred_idle_terminals(box, router):
     """Bounded, given back, and nothing of them is left in the pod."""
-    before = running(box)
+    before = at_rest(box)
 
     def round_of(count):
         terminals = [Terminal(router, box.name, "u1") for _ in range(count)]
@@ -198,7 +204,7 @@ def test_O10_a_hundred_idle_terminals(box, router):
         for terminal in terminals:
             terminal.vanish()
         wait_running(box, before)
-        wait_for(lambda: router.metric("agenttier_terminals") == 0 and router.metric("agenttier_pod_exec_streams") == 0, 60, 0.3, "no terminal in the Router")
+        wait_for(lambda: router.metric("agenttier_terminals") == 0 and router.metric("agenttier_pod_exec_streams") == 0, testbed.PATIENCE, 0.3, "no terminal in the Router")
         return used
 
     def zombies():
@@ -207,12 +213,12 @@ def test_O10_a_hundred_idle_terminals(box, router):
     dead = zombies()
     empty = router.memory()
     full = round_of(100)
-    after = router.memory()
+    # Given back with the connections by which the processes in the pod were ended, a moment after those.
+    after = matching(router.memory, lambda now: now - empty < (full - empty) / 2, testbed.PATIENCE, f"half of {full - empty} KiB given back")
     again = round_of(100)
     print(f"KiB: {empty} without, {full} with a hundred, {after} after them, {again} with a hundred again, {router.memory()} at last")
     assert zombies() - dead < 20  # the first process of a pod may reap nothing
     assert full - empty < 100 * 300
-    assert after - empty < (full - empty) / 2
     assert again - full < 4096
 
 
@@ -241,7 +247,7 @@ def tmux_image(tmp_path_factory):
             target = root / "usr/share/terminfo" / name
             target.parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(found, target)
-    subprocess.run([testbed.KUBE / "image", TMUX_IMAGE, root, "sleep", "infinity"], check=True, timeout=180)
+    subprocess.run([testbed.KUBE / "image", TMUX_IMAGE, root, "sleep", "infinity"], check=True, timeout=testbed.PATIENCE)
     return TMUX_IMAGE
 
 
@@ -257,10 +263,10 @@ def test_5_6_one_session_over_both_ways(api, fresh, tmux_image):
 
         def sessions():
             return in_pod(pod, "tmux", "list-sessions", "-F", "#{session_name} #{session_attached}", container="sandbox").stdout.splitlines()
-        wait_for(lambda: sessions() == [session + " 0"], 30, 0.3, "a session without a client")
+        wait_for(lambda: sessions() == [session + " 0"], testbed.PATIENCE, 0.3, "a session without a client")
         seen = over_pods_exec(pod, session, " echo it was $KEPT\r")
         assert "it was over-the-runtime" in seen
-        wait_for(lambda: sessions() == [session + " 0"], 30, 0.3, "a session without a client again")
+        wait_for(lambda: sessions() == [session + " 0"], testbed.PATIENCE, 0.3, "a session without a client again")
         with Terminal(api, handle.name, "u1") as terminal:
             terminal.run("true")
             terminal.type("exit\r")
@@ -282,11 +288,15 @@ def over_pods_exec(pod, session, keys):
     try:
         driver.stdin.write(keys.encode())
         driver.stdin.flush()
-        seen, deadline = b"", time.monotonic() + 60
+        seen, deadline = b"", time.monotonic() + testbed.PATIENCE
         while b"it was over-" not in seen and time.monotonic() < deadline:
-            seen += os.read(driver.stdout.fileno(), 65536)
+            if select.select([driver.stdout], [], [], 1)[0]:
+                more = os.read(driver.stdout.fileno(), 65536)
+                if not more:
+                    break
+                seen += more
         driver.send_signal(signal.SIGUSR2)
-        driver.wait(60)
+        driver.wait(testbed.PATIENCE)
         return seen.decode(errors="replace")
     finally:
         driver.kill()

@@ -34,12 +34,12 @@ def test_dev_auth_is_out_of_reach_of_the_network(dev, release):
     """The API answers through port-forward only: on no address of a pod, and not on the Service's."""
     for pod in release.routers():
         for port, reached in ((8080, False), (8081, True)):
-            answer = testbed.run("curl", "-sS", "-m", "3", "--noproxy", "*", f"http://{pod['status']['podIP']}:{port}/readyz", check=False)
+            answer = testbed.run("curl", "-sS", "-m", "60", "--noproxy", "*", f"http://{pod['status']['podIP']}:{port}/readyz", check=False)
             assert (answer.returncode == 0) is reached, answer.stderr
-    answer = testbed.run("curl", "-sS", "-m", "3", "--noproxy", "*", f"http://{release.service_address()}/healthz", check=False)
+    answer = testbed.run("curl", "-sS", "-m", "60", "--noproxy", "*", f"http://{release.service_address()}/healthz", check=False)
     assert answer.returncode != 0
 
 
 def test_helm_test(dev):
-    out = testbed.helm("test", testbed.RELEASE, "-n", testbed.NAMESPACE, "--timeout", "90s", timeout=100)
+    out = testbed.helm("test", testbed.RELEASE, "-n", testbed.NAMESPACE, "--timeout", f"{testbed.PATIENCE}s")
     assert "Phase:          Succeeded" in out

@@ -12,6 +12,8 @@ import re
 import signal
 import subprocess
 import sys
+import tempfile
+import time
 
 import httpx
 
@@ -31,6 +33,8 @@ SANDBOX_IMAGE = "agenttier.local/sandbox:1"
 LABEL = "agenttier.io/sandbox"
 HOST = "localhost"  # of the Ingress
 PREVIEWS = "preview.test"
+# Seconds for what is certain to come and whose time is not what is tested: on a busy machine all of a cluster is slow.
+PATIENCE = 180
 
 
 def _settings():
@@ -47,7 +51,7 @@ STATE = pathlib.Path(SETTINGS["KUBE_STATE"])
 ENVIRONMENT = {**os.environ, "KUBECONFIG": SETTINGS["KUBECONFIG_OUT"], "PATH": f"{BIN}:{os.environ['PATH']}", "HELM_CACHE_HOME": "/tmp/.helm"}
 
 
-def run(*command, check=True, timeout=120, data=None, text=True):
+def run(*command, check=True, timeout=PATIENCE + 60, data=None, text=True):
     done = subprocess.run([str(part) for part in command], capture_output=True, text=text, timeout=timeout, input=data,
                           env=ENVIRONMENT, check=False)
     if check:
@@ -61,6 +65,10 @@ def kubectl(*arguments, **options):
 
 def helm(*arguments, **options):
     return run("helm", *arguments, **options).stdout
+
+
+def is_ready(pod):
+    return any(c["type"] == "Ready" and c["status"] == "True" for c in pod["status"].get("conditions", []))
 
 
 def get(*arguments):
@@ -78,18 +86,50 @@ def apply(manifest, *options, check=True):
 
 
 def new_namespace(name, *labels):
-    """An empty one, also when an earlier run has left it."""
-    kubectl("delete", "namespace", name, "--ignore-not-found", "--timeout=60s")
+    """An empty one, also when an earlier run has left it, with the account that pods are given."""
+    remove_namespace(name)
     kubectl("create", "namespace", name)
     if labels:
         kubectl("label", "namespace", name, *labels)
+    wait_for(lambda: get("serviceaccount", "default", "-n", name), PATIENCE, 0.1, f"the default account of {name}")
+
+
+def remove_namespace(name):
+    kubectl("delete", "namespace", name, "--ignore-not-found", f"--timeout={PATIENCE}s")
+
+
+def remove_sandboxes(namespace, *names):
+    """Those, or all; until they are gone."""
+    kubectl("delete", "sandboxes.agenttier.io", *(names or ["--all"]), "-n", namespace, f"--timeout={PATIENCE}s")
+
+
+def wait_established(*crds):
+    """Not `kubectl wait`: it fails on one so young that nothing has been said of it."""
+    def established(crd):
+        found = get("crd", crd)
+        return found and any(c["type"] == "Established" and c["status"] == "True" for c in found.get("status", {}).get("conditions") or [])
+    for crd in crds:
+        wait_for(lambda name=crd: established(name), PATIENCE, 0.1, f"{crd} established")
+
+
+def install_crds():
+    """The chart's custom resources, as they are in the tree now."""
+    files = sorted((CHART / "crds").glob("*.yaml"))
+    for file in files:
+        kubectl("apply", "--server-side", "--force-conflicts", "--validate=strict", "-f", file)
+    wait_established(*[f"{file.stem}.agenttier.io" for file in files])
+
+
+def wait_gone(*what):
+    """Until there is no such object."""
+    wait_for(lambda: not get(*what), PATIENCE, 0.3, f"the end of {what}")
 
 
 # Pod Security: what does not keep to "restricted" is refused, and named in a warning where it is a template.
 RESTRICTED = ("pod-security.kubernetes.io/enforce=restricted", "pod-security.kubernetes.io/warn=restricted")
 
 
-def in_pod(name, *command, namespace="default", container=None, check=True, timeout=60):
+def in_pod(name, *command, namespace="default", container=None, check=True, timeout=PATIENCE):
     where = ["-c", container] if container else []
     return run("kubectl", "exec", "-n", namespace, name, *where, "--", *command, check=check, timeout=timeout)
 
@@ -105,7 +145,7 @@ def kill_part(name):
 
 
 def start_part(name):
-    subprocess.run([str(STATE / "cmd" / name), "start"], check=True, timeout=30)
+    subprocess.run([str(STATE / "cmd" / name), "start"], check=True, timeout=PATIENCE)
 
 
 def api_ready():
@@ -130,7 +170,7 @@ def processes(pod, name):
 # ---- images ----
 
 def import_image(file):
-    run("ctr", "-a", SETTINGS["CTR_SOCK"], "-n", "k8s.io", "images", "import", file, timeout=180)
+    run("ctr", "-a", SETTINGS["CTR_SOCK"], "-n", "k8s.io", "images", "import", file)
 
 
 def build_image():
@@ -144,7 +184,7 @@ def build_image():
     known = run("ctr", "-a", SETTINGS["CTR_SOCK"], "-n", "k8s.io", "images", "ls", "-q").stdout.split()
     if name not in known:
         file = ROOT / ".cache" / "agenttier-image.tar"
-        run(ROOT / "deploy/image/build", name, file, timeout=180)
+        run(ROOT / "deploy/image/build", name, file)
         import_image(file)
     return tag
 
@@ -169,20 +209,50 @@ class Release:
         self.values = None
 
     def configure(self, **values):
-        """`helm upgrade --install` with these values over those of every test; nothing when they are in force."""
+        """`helm upgrade --install` with these values over those of every test; nothing when they are in force. Until the
+        pods of before are gone: requests, port-forwards and what tests do to pods are to meet those that stay."""
         wanted = merge(self.base, values)
         if wanted == self.values:
             return self
         self.values = None
-        helm("upgrade", "--install", RELEASE, CHART, "-n", NAMESPACE, "--create-namespace", "--wait", "--timeout", "120s",
-             "-f", "-", data=json.dumps(wanted), timeout=150)
+        helm("upgrade", "--install", RELEASE, CHART, "-n", NAMESPACE, "--create-namespace", "--wait", "--timeout", f"{PATIENCE}s",
+             "-f", "-", data=json.dumps(wanted))
+        self.settled()
         self.values = wanted
         return self
+
+    def settled(self):
+        """Waits until each deployment has the pods that it is to have, ready, and no others."""
+        for component in ("router", "controller"):
+            kubectl("rollout", "status", f"deployment/agenttier-{component}", "-n", NAMESPACE, f"--timeout={PATIENCE}s")
+            wait_for(lambda of=component: self._is_settled(of), PATIENCE, 0.3, f"the pods of the {component} settled")
+
+    @staticmethod
+    def _is_settled(component):
+        wanted = get("deployment", f"agenttier-{component}", "-n", NAMESPACE)
+        pods = get("pods", "-n", NAMESPACE, "-l", f"app.kubernetes.io/component={component}")
+        return len(pods) == wanted["spec"]["replicas"] and all(is_ready(p) and not p["metadata"].get("deletionTimestamp") for p in pods)
 
     def routers(self):
         """The Router's pods that are there to stay."""
         pods = get("pods", "-n", NAMESPACE, "-l", "app.kubernetes.io/component=router")
         return [p for p in pods if not p["metadata"].get("deletionTimestamp")]
+
+    def restarts(self):
+        """How often containers of the Router's pods have been started again."""
+        return sum(c["restartCount"] for p in self.routers() for c in p["status"]["containerStatuses"])
+
+    def restarted(self, count):
+        """Waits until what was killed is back. A pod counts as Ready for a moment after the end of its program."""
+        wait_for(lambda: self.restarts() == count, PATIENCE, 0.3, "the replica started again")
+        self.settled()
+
+    def on_every_replica(self, headers, condition, what, timeout=PATIENCE):
+        """Waits until condition(client) holds at each replica of the Router, asked past the Service. The Service leads each
+        connection to another replica, and each learns by a watch of its own what was written through the others."""
+        for pod in self.routers():
+            with httpx.Client(base_url=f"http://{pod['status']['podIP']}:8080", headers=headers, timeout=90, trust_env=False) as client:
+                wait_for(lambda to=client: condition(to), timeout, 0.1, f"{what}, at {pod['metadata']['name']}")
 
     def logs(self, component, lines=200):
         return kubectl("logs", "-n", NAMESPACE, "-l", f"app.kubernetes.io/component={component}", f"--tail={lines}", "--prefix")
@@ -197,8 +267,9 @@ class Release:
         return get("service", ROUTER, "-n", NAMESPACE)["spec"]["clusterIP"]
 
     def uninstall(self):
-        helm("uninstall", RELEASE, "-n", NAMESPACE, "--wait", "--timeout", "120s", check=False, timeout=150)
+        helm("uninstall", RELEASE, "-n", NAMESPACE, "--wait", "--timeout", f"{PATIENCE}s", check=False)
         self.values = None
+        wait_gone("pods", "-n", NAMESPACE, "-l", "app.kubernetes.io/component in (router,controller)")
 
 
 def merge(a, b):
@@ -215,14 +286,14 @@ class Process:
         self.command = [str(part) for part in command]
 
     def start(self):
-        self.log = open(f"/tmp/at-cluster-{os.getpid()}-{free_port()}.log", "w+b")
+        self.log = tempfile.NamedTemporaryFile(prefix="at-cluster-", suffix=".log", delete=False)
         self.process = subprocess.Popen(self.command, stdin=subprocess.DEVNULL, stdout=self.log, stderr=self.log, env=ENVIRONMENT)
         return self
 
     def stop(self):
         self.process.terminate()
         try:
-            self.process.wait(10)
+            self.process.wait(60)
         except subprocess.TimeoutExpired:
             self.process.kill()
             self.process.wait()
@@ -288,13 +359,20 @@ class Sandbox(harness.Sandbox):
         out = in_pod(pod["metadata"]["name"], "ps", "-e", "-o", "args=", namespace=self.where, container="sandbox").stdout
         return [line.strip() for line in out.splitlines()]
 
+    def wait_runtime(self):
+        """Until the pod has its runtime, which is brought there after it has begun to run."""
+        def marked():
+            pod = self.pod()
+            return pod["metadata"]["annotations"].get("agenttier.io/runtime-ready") == pod["status"]["containerStatuses"][0]["containerID"]
+        wait_for(marked, PATIENCE, 0.2, f"the runtime of {self.name}")
+
     def remove(self):
         def deleted():
             answer = self.delete()
             assert answer.status_code in (204, 404, 503), answer.text  # 503: to be repeated
             return answer.status_code != 503
-        wait_for(deleted, 60, 0.5, f"{self.name} deleted")
-        self.gone(60)
+        wait_for(deleted, PATIENCE, 0.5, f"{self.name} deleted")
+        self.gone(PATIENCE)
 
 
 class PortForward:
@@ -306,7 +384,7 @@ class PortForward:
 
     def __enter__(self):
         self.process.start()
-        wait_for(lambda: "Forwarding from" in self.process.output() or self.process.process.poll() is not None, 30, what="port-forward")
+        wait_for(lambda: "Forwarding from" in self.process.output() or self.process.process.poll() is not None, PATIENCE, what="port-forward")
         assert self.process.process.poll() is None, self.process.output()
         self.url = f"http://127.0.0.1:{self.local}"
         return self
@@ -318,5 +396,24 @@ class PortForward:
 def events(namespace, name):
     found = get("events", "-n", namespace, "--field-selector", f"involvedObject.kind=Sandbox,involvedObject.name={name}")
     return [e["reason"] for e in found]
+
+
+def wait_events(namespace, name, *reasons):
+    """They are written by a thread of its own, a moment after what they tell of."""
+    wait_for(lambda: set(reasons) <= set(events(namespace, name)), PATIENCE, 0.2, f"events {reasons} of {name}")
+
+
+def matching(read, holds, timeout, what):
+    """Reads until what was read holds, and returns that: another look could see what comes after."""
+    seen = []
+    deadline = time.monotonic() + timeout
+    while True:
+        now = read()
+        if holds(now):
+            return now
+        if not seen or seen[-1] != now:
+            seen.append(now)
+        assert time.monotonic() < deadline, f"{what} not within {timeout} s; seen: {seen[-5:]}"
+        time.sleep(0.1)
 
 

@@ -160,6 +160,7 @@ void controller_metrics(struct controller *c, struct buffer *out) {
     count(out, "passes_failed_total", "Passes that were tried again later.", c->failed_passes);
     count(out, "pods_created_total", "Pods that were made.", c->pods_created);
     count(out, "restarts_total", "Sandboxes that were restarted after a failure.", c->restarts);
+    gauge(out, "warmpool_ready", "Pods of the warm pool that a sandbox can take.", pool_ready(c));
     count(out, "warmpool_pods_created_total", "Pods that were made for the warm pool.", c->pool_pods);
     count(out, "warmpool_pods_failed_total", "Pods of the warm pool that failed.", c->pool_failures);
     count(out, "warmpool_claims_total", "Pods of the warm pool that sandboxes took.", c->pool_claims);

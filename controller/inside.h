@@ -145,6 +145,7 @@ void pools_look_at(struct controller *c);
 bool pool_pod_changed(struct controller *c, const struct object *pod); /* false: it is in no pool */
 /* The pods of a pool, or of all (NULL), from memory; without those that end. */
 struct object_list pool_pods(struct controller *c, const char *template);
+size_t pool_ready(struct controller *c); /* how many of them are ready */
 
 /* warmpool_claim.c */
 /* A pod of the pool for a sandbox that has none: `*pod` and the name of its claim, with DONE; with DONE and

@@ -71,6 +71,15 @@ struct object_list pool_pods(struct controller *c, const char *template) {
     return all;
 }
 
+size_t pool_ready(struct controller *c) {
+    if (!*home(c)) return 0;
+    cleanup_object_list struct object_list pods = pool_pods(c, NULL);
+    size_t n = 0;
+    for (size_t i = 0; i < pods.count; i++)
+        n += pod_state(pods.items[i]) == POD_READY ? 1 : 0;
+    return n;
+}
+
 /* ---- what is looked at ------------------------------------------------------------------------- */
 
 void pools_look_at(struct controller *c) {

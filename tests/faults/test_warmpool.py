@@ -13,6 +13,7 @@ from test_controller import pods_exec  # noqa: F401: a fixture
 
 API = "/api/v1"
 MAP = "agenttier-warmpool-config"
+READY = "agenttier_controller_warmpool_ready"
 POOLED, POOL = "agenttier.io/pooled", "agenttier.io/pool-template"
 
 
@@ -48,10 +49,12 @@ def is_ready(pod):
     return any(c["type"] == "Ready" and c["status"] == "True" for c in pod.get("status", {}).get("conditions", []))
 
 
-def fill(api, count, timeout=20):
+def fill(controller, count, timeout=20):
+    """Waits until the controller knows of so many pods that are ready."""
+    api = controller.api
     configure(api, count)
-    wait_for(lambda: len([p for p in pooled(api) if is_ready(p)]) == count, timeout, 0.02, f"{count} pods that are ready")
-    wait_for(lambda: len(api.all("persistentvolumeclaims")) >= count, 5, 0.02, "their claims")
+    wait_for(lambda: len([p for p in pooled(api) if is_ready(p)]) == count == controller.metric(READY),
+             timeout, 0.02, f"{count} pods that are ready")
     return [p["metadata"]["name"] for p in pooled(api)]
 
 
@@ -67,7 +70,7 @@ def owners(obj):
 
 
 def test_O8_10_a_pool_is_filled_and_taken_from(api, controller):
-    (name,) = fill(api, 1)
+    (name,) = fill(controller, 1)
     (policy,) = api.all("networkpolicies")
     assert policy["spec"] == {"podSelector": {"matchLabels": {POOLED: "true"}}, "policyTypes": ["Egress", "Ingress"]}
     (claim,) = api.all("persistentvolumeclaims")
@@ -112,7 +115,7 @@ def test_10_without_the_right_to_read_it_sandboxes_start_all_the_same(api, kubel
 
 
 def test_10_a_full_pool_asks_for_nothing(api, controller):
-    fill(api, 3)
+    fill(controller, 3)
     time.sleep(0.5)
     before = len(api.requests)
     time.sleep(2)
@@ -120,10 +123,10 @@ def test_10_a_full_pool_asks_for_nothing(api, controller):
 
 
 def test_W11_W12_stop_and_resume_keep_the_workspace(api, controller):
-    (name,) = fill(api, 1)
+    (name,) = fill(controller, 1)
     make(api, "box")
     reach(api, "box", "Running")
-    fill(api, 1)
+    fill(controller, 1)
     found = api.get("sandboxes", "box", "default")
     api.put("sandboxes", {"metadata": {"name": "box", "namespace": "default", "annotations": {"agenttier.io/action": "stop"}},
                           "spec": found["spec"], "status": state(api, "box")})
@@ -138,7 +141,7 @@ def test_W11_W12_stop_and_resume_keep_the_workspace(api, controller):
 
 
 def test_10_2_it_follows_template_and_configuration(api, controller):
-    old = set(fill(api, 3))
+    old = set(fill(controller, 3))
     configure(api, 1)
     wait_for(lambda: len(pooled(api)) == 1, 5, 0.02)
     api.put("clustersandboxtemplates", {"metadata": {"name": "t"}, "spec": {"image": {"repository": "r:2"}}})
@@ -154,14 +157,14 @@ def test_10_2_what_the_reference_left_is_replaced(api, controller):
         POOLED: "true", POOL: "t", "agenttier.io/managed": "true"}}, "spec": {"containers": [{"name": "sandbox"}]},
         "status": {"phase": "Running", "conditions": [{"type": "Ready", "status": "True"}]}})
     wait_for(lambda: not pooled(api), 5, 0.02, "no pool is configured")
-    assert "pool-t-0011" not in fill(api, 1)
+    assert "pool-t-0011" not in fill(controller, 1)
 
 
 # ---- things at once ----
 
 
 def test_10_4_many_sandboxes_and_a_few_pods(api, controller):
-    names = set(fill(api, 4))
+    names = set(fill(controller, 4))
     for i in range(16):
         make(api, f"s{i}")
     for i in range(16):
@@ -177,12 +180,12 @@ def test_10_4_many_sandboxes_and_a_few_pods(api, controller):
 
 
 def test_W29_conflicts_are_counted_and_cost_nobody_a_sandbox(api, controller):
-    fill(api, 2)
+    fill(controller, 2)
     api.on("PATCH", r"/pods/pool-", status(409, "Conflict", "changed since"), times=3)
     make(api, "box")
     reach(api, "box", "Running")
     assert warm(api, "box") and controller.metric("agenttier_warmpool_claim_conflicts_total") == 3
-    fill(api, 2)
+    fill(controller, 2)
     api.on("PATCH", r"/pods/pool-", status(409, "Conflict", "changed since"), times=None)
     make(api, "cold")
     reach(api, "cold", "Running")
@@ -201,7 +204,7 @@ def taken_by_another(api, name):
 
 
 def test_10_2_a_pod_that_was_taken_unseen_is_not_removed(api, controller):
-    (name,) = fill(api, 1)
+    (name,) = fill(controller, 1)
     api.silent = True
     taken_by_another(api, name)
     configure(api, 0)
@@ -212,7 +215,7 @@ def test_10_2_a_pod_that_was_taken_unseen_is_not_removed(api, controller):
 
 def test_10_4_a_pod_that_changed_unseen_is_not_taken_twice(api, controller, kubelet):
     """A cache that is behind: the version decides."""
-    (name,) = fill(api, 1)
+    (name,) = fill(controller, 1)
     api.silent = kubelet.paused = True
     taken_by_another(api, name)
     made = make(api, "box")
@@ -230,7 +233,7 @@ def test_W15_a_controller_that_is_killed_between_claim_and_handover(api, kubelet
     flags = ("--runtime-delivery=image",)
     api.put("clustersandboxtemplates", {"metadata": {"name": "t"}, "spec": {"harness": {"useHTTPExec": True}}})
     with Controller(api, *flags) as first:
-        (name,) = fill(api, 1)
+        (name,) = fill(first, 1)
         wait_for(lambda: api.get("secrets", name + "-runtime-token", "default"), 5)
         api.on(method or "PATCH", path, status(503), times=None)
         make(api, "box")
@@ -274,10 +277,11 @@ def test_W16_a_pool_that_cannot_be_filled_leaves_nothing_behind(api, controller)
 def test_10_2_another_leader_takes_the_pool_over(api, kubelet):
     with Controller(api, "--leader-elect") as first:
         wait_for(first.leads, 10)
-        names = fill(api, 2)
+        names = fill(first, 2)
         with Controller(api, "--leader-elect") as second:
             first.stop()
             wait_for(second.leads, 10)
+            wait_for(lambda: second.metric(READY) == 2, 10, 0.02, "it knows of both")
             make(api, "box")
             reach(api, "box", "Running")
             assert state(api, "box")["podName"] in names
@@ -306,7 +310,8 @@ def test_9_the_routes(api, keyed, kubelet):
             {"template": "later", "desiredCount": 0, "readyCount": 0, "pendingCount": 0}]}
         answer = admin.put(API + "/warmpool/config", json={"template": "t", "desiredCount": 2})
         assert answer.json() == {"status": "updated", "pools": [{"template": "t", "desiredCount": 2}]}
-        with Controller(api):
+        with Controller(api) as started:
+            wait_for(lambda: started.metric(READY) == 2, 20, 0.05, "the controller knows of both")
             entry = {"template": "t", "desiredCount": 2, "readyCount": 2, "pendingCount": 0}
             shown = {**{k: v for k, v in entry.items() if v}, "pools": [entry]}
             wait_for(lambda: user.get(API + "/warmpool/status").json() == shown, 10, 0.05, "both are ready")

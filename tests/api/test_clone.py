@@ -722,6 +722,8 @@ def test_a_clone_that_is_deleted_while_it_is_filled_goes_at_once(fresh):
         assert copy.delete().status_code == 204
         copy.gone()
         wait_for(lambda: folders(router)["sandboxes"] == [uid_of(router, fresh)] and not folders(router)["trash"], what="its files gone")
+        source.remove()
+        wait_for(lambda: not folders(router)["sandboxes"] and not folders(router)["trash"], 60, what="all files gone")
 
 
 @pytest.mark.tsan

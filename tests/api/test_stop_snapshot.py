@@ -124,7 +124,11 @@ def test_11_1_a_sandbox_that_is_deleted_after_its_stop_leaves_the_whole_copy(fre
         copy.wait("Running", 120)
         assert copy.run(WHOLE, timeout=120) == box.whole
         clear(again)
-        wait_for(lambda: folders(router)["snapshots"] == [], 60, what="its files gone")
+        copy.remove()
+        again.remove()
+        # Before the Router ends, too: ThreadSanitizer sees neither libuv's close() of an epoll descriptor nor openat(), and
+        # takes the number of the one, used again by who still removes files, for the other.
+        wait_for(lambda: not any(folders(router).values()), 60, what="all files gone")
 
 
 def test_kill_9_in_a_stop_takes_one_snapshot(fresh):

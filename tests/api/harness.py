@@ -54,6 +54,7 @@ PORTS = range(11000, 30000)
 PORTS_OF_ONE = 250
 
 
+@functools.cache
 def _own_ports():
     """Ports that no other run of the tests takes: Routers share a port without complaint (SO_REUSEPORT), so that one of
     another run's would answer half of the requests. Who has which is said by the name of a socket, which ends with us."""
@@ -70,14 +71,9 @@ def _own_ports():
     raise AssertionError("too many runs of the tests at once: there are no ports left")
 
 
-@functools.cache
-def _ports():
-    return _own_ports()
-
-
 def free_port():
     """A port for a server to listen on in a moment: nobody else takes it meanwhile."""
-    for port in itertools.islice(_ports()[1], PORTS_OF_ONE):
+    for port in itertools.islice(_own_ports()[1], PORTS_OF_ONE):
         with socket.socket() as s:
             try:
                 s.bind(("127.0.0.1", port))

@@ -1,5 +1,6 @@
 #include "k8s/k8s.h"
 
+#include "backend/warmpool.h"
 #include "common/json.h"
 #include "common/log.h"
 #include "common/units.h"
@@ -69,6 +70,8 @@ static size_t make_rows(const struct k8s_options *o, struct k8s_watch rows[MAX_R
     rows[n++] = (struct k8s_watch){.kind = KIND_CONFIG_MAP,
                                    .namespace = home,
                                    .label_selector = "agenttier.io/component=user-preferences"};
+    rows[n++] = (struct k8s_watch){
+        .kind = KIND_CONFIG_MAP, .namespace = home, .field_selector = "metadata.name=" WARMPOOL_CONFIG_MAP};
     /* Promises of places in quotas: router/quota.h. */
     rows[n++] = (struct k8s_watch){
         .kind = KIND_CONFIG_MAP, .namespace = home, .label_selector = "agenttier.io/component=quota"};

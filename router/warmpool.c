@@ -10,22 +10,6 @@
 
 #define ATTEMPTS 4
 
-/* The ConfigMap as it is now: nobody keeps it in memory, as it is seldom asked for, and a merge patch of
- * nothing changes nothing and answers with the object. `*map` NULL with true: there is none. */
-static bool look_up(struct request *r, struct object **map, struct error *err) {
-    struct store *store = r->backend->store;
-    cleanup_json json_t *nothing = json_object();
-    cleanup_error struct error failed = {0};
-    *map = NULL;
-    if (!r->backend->warm_pool ||
-        store->ops->patch(store, KIND_CONFIG_MAP, STORE_MAIN, install_namespace(r->router->config),
-                          WARMPOOL_CONFIG_MAP, nothing, NULL, map, &failed))
-        return true;
-    if (failed.status == 404) return true;
-    error_move(err, &failed);
-    return false;
-}
-
 static bool is_ready(const struct object *pod) {
     size_t i;
     json_t *condition;
@@ -62,16 +46,11 @@ static void add_flat(json_t *out, const json_t *entry) {
 }
 
 void warmpool_status(struct request *r) {
-    cleanup_error struct error err = {0};
-    cleanup_object struct object *map = NULL;
-    if (!look_up(r, &map, &err)) {
-        error_wrap(&err, "failed to read the warm pool's configuration");
-        reply_error(r, &err);
-        return;
-    }
+    struct store *store = r->backend->store;
+    cleanup_object struct object *map =
+        store->ops->get(store, KIND_CONFIG_MAP, install_namespace(r->router->config), WARMPOOL_CONFIG_MAP);
     json_t *pools = warmpool_read(map), *out = json_object();
     if (json_array_size(pools) > 0) {
-        struct store *store = r->backend->store;
         cleanup_object_list struct object_list pods =
             store->ops->list(store, KIND_POD, sandbox_namespace(r->router->config));
         size_t i;

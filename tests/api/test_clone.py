@@ -800,3 +800,21 @@ for n in range(100000):
         copy.remove()
     source.remove()
     source.client.close()
+
+
+def test_W06_who_loses_a_namespace_keeps_what_is_there_and_copies_nothing(fresh):
+    with Router(keys=("u1", "admin")) as router:
+        box = router.sandbox(fresh, key="u1", namespace="team")
+        kept = backup(box)["name"]
+        router.terminate()
+        router.flags.append("--namespace-groups=default=*")
+        router.restart()
+        with router.client("u1") as u1, router.client("admin") as admin:
+            box = Sandbox(router, u1, fresh)
+            assert box.run("echo on") == "on\n"
+            assert error_of(box.post("/clone"), 403)["code"] == "namespace_not_allowed"
+            assert error_of(box.post(f"/backups/{kept}/restore"), 403)["code"] == "namespace_not_allowed"
+            items = [{"name": f"{fresh}-{place}", "template": "no-such-template", "namespace": place} for place in ("team", "default")]
+            results = u1.post(API + "/sandboxes/bulk", json={"items": items}).json()["results"]
+            assert [(r["status"], r.get("code")) for r in results] == [("error", "namespace_not_allowed"), ("created", None)]
+            assert {s["name"] for s in admin.get(API + "/sandboxes").json()["sandboxes"]} == {fresh, fresh + "-default"}

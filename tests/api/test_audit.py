@@ -299,12 +299,9 @@ def test_8_1_queries_of_a_hundred_thousand_entries_are_quick(filled):
     """Generous bounds: a scan of everything with sanitizers takes far longer than an index."""
     for params in ({"limit": 100}, {"actor": "user-3", "limit": 100}, {"sandbox": "box-7", "limit": 100}, {"requestId": "req-5"},
                    {"since": "2020-01-01T00:00:00Z", "limit": 100}):
-        taken = []
-        for _ in range(5):  # what else the machine does may hold some of them up
-            begin = time.monotonic()
-            entries(filled, **params)
-            taken.append(time.monotonic() - begin)
-        assert min(taken) < 1.0, (params, taken)
+        begin = time.monotonic()
+        entries(filled, **params)
+        assert time.monotonic() - begin < 1.0, params
 
 
 # ---- durability ----
@@ -391,17 +388,12 @@ def test_W93_sigterm_loses_nothing():
 def test_W93_a_disk_that_waits_delays_no_answer():
     """Another process holds the file: answers go on, entries wait and arrive."""
     with Router(keys=("admin",)) as router, router.client("admin") as client:
-        def fifty(name):
-            """The seconds that so many answers take."""
-            begin = time.monotonic()
-            for i in range(50):
-                assert client.delete(API + "/governance/policies/none", headers={"X-Request-ID": f"{name}-{i}"}).status_code == 204
-            return time.monotonic() - begin
-        usual = fifty("before")
-        wait_for(lambda: waiting(router) == 0)
         other = sqlite3.connect(router.state_dir / "history.db", isolation_level=None, timeout=60)
         other.execute("BEGIN IMMEDIATE")
-        assert fifty("held") < 5 + 5 * usual
+        begin = time.monotonic()
+        for i in range(50):
+            assert client.delete(API + "/governance/policies/none", headers={"X-Request-ID": f"held-{i}"}).status_code == 204
+        assert time.monotonic() - begin < 5
         assert waiting(router) >= 50
         other.execute("ROLLBACK")
         wait_for(lambda: {f"held-{i}" for i in range(50)} <= ids_in(router))

@@ -127,7 +127,7 @@ def test_1_12_output_above_8_MiB_is_cut_and_marked(box, stream):
 def test_1_12_endless_output_ends_with_the_timeout(box):
     started = time.monotonic()
     result = box.exec("yes", timeout=3)
-    assert time.monotonic() - started < 13  # before timeout + 10 s
+    assert time.monotonic() - started < 12
     assert result["timedOut"] and result["truncated"] and result["exitCode"] == -1
     assert len(result["stdout"]) <= LIMIT + 20
 
@@ -179,7 +179,7 @@ while :; do sleep 1.1002; done
     result = box.exec("sh /tmp/hide.sh", timeout=2)
     elapsed = time.monotonic() - started
     assert result["timedOut"] and result["exitCode"] == -1
-    assert elapsed < 12, elapsed  # TERM, 2 s, KILL: before timeout + 10 s
+    assert elapsed < 10, elapsed  # TERM, 2 s, KILL: before timeout + 10 s
     for pattern in ("sleep\x00611.7", "sleep\x00612.7", "613.7", "1.1001", "hide.sh"):
         wait_for(lambda: alive(box, pattern) == 0, 3, what=f"end of {pattern!r}")
 

@@ -189,7 +189,7 @@ def test_vector_33_exit_code(box):
 def test_vector_34_exec_timeout(box):
     started = time.monotonic()
     result = box.exec("sleep 60", timeout=2)
-    assert 1.9 < time.monotonic() - started < 20  # on a machine that does much else, too
+    assert 1.9 < time.monotonic() - started < 6
     assert result["exitCode"] == -1
     assert result["timedOut"] is True
 

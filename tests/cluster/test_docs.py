@@ -54,7 +54,7 @@ def test_moving_a_second_router_beside_the_first(release, secured, tmp_path):
         old, new = (httpx.Client(base_url=url, headers={"X-API-Key": key}, timeout=90, trust_env=False) for url in urls)
         made = old.post("/api/v1/sandboxes", json={"name": "moved", "template": "general-coding"})
         assert made.status_code == 201, made.text
-        wait_for(lambda: new.get("/api/v1/sandboxes/moved").status_code == 200, 30, 0.1, "the sandbox seen by the other Router")
+        wait_for(lambda: new.get("/api/v1/sandboxes/moved").status_code == 200, 5, 0.1, "the sandbox seen by the other Router")
         assert not testbed.get("deployment", "agenttier-next-controller", "-n", testbed.NAMESPACE)
         assert new.delete("/api/v1/sandboxes/moved").status_code == 204
         wait_for(lambda: old.get("/api/v1/sandboxes/moved").status_code == 404, PATIENCE, 0.2)

@@ -134,7 +134,7 @@ def test_I2_a_client_that_goes_away_ends_every_process(box):
 def test_2_7_a_server_in_the_background_lives_on(box):
     began = time.monotonic()
     assert box.exec("nohup sleep 7773 >/dev/null 2>&1 &", timeout=120)["exitCode"] == 0
-    assert time.monotonic() - began < 60
+    assert time.monotonic() - began < 5
     assert any("sleep 7773" in line for line in box.ps())
     box.exec("pkill -f 'sleep 777[3]'")
     gone(box, "7773")

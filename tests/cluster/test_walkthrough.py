@@ -241,8 +241,7 @@ def test_21_5_11_delete_in_every_phase(scratch):
 def test_O9_creation_costs_what_a_bare_pod_costs():
     """create -> Running beside a bare pod with the same volume, image and security context."""
     pairs = []
-    while len(pairs) < 3 or (min(ours - bare for bare, ours in pairs) >= 1.0 and len(pairs) < 10):
-        i = len(pairs)
+    for i in range(3):
         pod = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": f"bare-{i}", "namespace": NS}, "spec": {
             "terminationGracePeriodSeconds": 1, "securityContext": {"runAsUser": 1000, "runAsNonRoot": True, "fsGroup": 1000, "seccompProfile": {"type": "RuntimeDefault"}},
             "containers": [{"name": "c", "image": SANDBOX_IMAGE, "command": ["sleep", "infinity"], "securityContext": LOCKED, "volumeMounts": [{"name": "w", "mountPath": "/workspace"}]}],

@@ -101,7 +101,7 @@ def test_after_a_storm_every_replica_knows_what_is_there(api, seed):
             api.come_back()
         there = {o["metadata"]["name"]: o["spec"].get("idleTimeout") for o in api.all("sandboxes")}
         for router in (one, two):
-            wait_for(lambda r=router: known(r) == set(there), 90, 0.1, f"seed {seed}: {sorted(there)}")
+            wait_for(lambda r=router: known(r) == set(there), 30, 0.1, f"seed {seed}: {sorted(there)}")
         assert not lost, lost
         for wanted in confirmed:
             for name, timeout in wanted.items():

@@ -436,7 +436,7 @@ def test_1_1_one_leads_and_hands_over_at_once_on_sigterm(api, kubelet):
             assert lease["leaseDurationSeconds"] == 15 and re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}Z", lease["renewTime"])
             mine = holder(api)
             first.stop()
-            wait_for(second.leads, 10, 0.05, "the second leads")  # not only when the lease ends, after 15 s
+            wait_for(second.leads, 6, 0.05, "the second leads")  # not only when the lease ends, after 15 s
             assert holder(api) not in (None, mine)
             assert api.get("leases", LEASE, "agenttier")["spec"]["leaseTransitions"] == 1
             make(api, "two")

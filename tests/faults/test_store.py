@@ -101,7 +101,7 @@ def test_3_3_keys_are_secrets_and_are_accepted_and_revoked_by_every_replica(api)
         api.remove("secrets", secrets[0]["metadata"]["name"], "agenttier")
         for router in (one, two):
             # By the watch: whoever kept keys for a while, as the contract lets a Router do for 5 minutes, is too late.
-            wait_for(lambda r=router: r.client(key).get("/api/v1/user/me").status_code == 401, 10, what="revocation")
+            wait_for(lambda r=router: r.client(key).get("/api/v1/user/me").status_code == 401, 2, what="revocation")
 
 
 def test_ports_are_services_owned_by_the_sandbox(api, router):
@@ -816,7 +816,7 @@ def test_a_slow_apiserver_does_not_hold_reads_up(api, router):
         for _ in range(50):
             assert client.get("/api/v1/sandboxes/a").status_code == 200
         # None of them waited for a write, which takes 30 s; a loaded machine needs a while for 50 reads, too.
-        assert time.monotonic() - started < 10 and not answered
+        assert time.monotonic() - started < 2 and not answered
         api.stopping.set()
         api.go_away()
         for t in threads:

@@ -8,8 +8,8 @@ import pytest
 from cluster_router import ClusterRouter
 from fake_apiserver import status
 from harness import error_of, wait_for
-from test_controller import Controller, Kubelet, make, reach, state
-from test_controller import pods_exec  # noqa: F401: a fixture
+from test_controller import Controller, make, reach, state
+from test_controller import controller, kubelet, pods_exec  # noqa: F401: fixtures
 
 API = "/api/v1"
 MAP = "agenttier-warmpool-config"
@@ -21,19 +21,6 @@ POOLED, POOL = "agenttier.io/pooled", "agenttier.io/pool-template"
 def api(api):
     api.put("clustersandboxtemplates", {"metadata": {"name": "t"}, "spec": {"image": {"repository": "r:1"}}})
     return api
-
-
-@pytest.fixture
-def kubelet(api):
-    made = Kubelet(api)
-    yield made
-    made.stop()
-
-
-@pytest.fixture
-def controller(api, kubelet):
-    with Controller(api) as started:
-        yield started
 
 
 def configure(api, count, template="t"):

@@ -130,7 +130,7 @@ def test_create_key_beside_a_running_router(keyed):
     """The command works on the same state; the Router follows within a moment."""
     key = keyed.create_key("late", "--name=label")
     with keyed.client(key) as client:
-        me = wait_for(lambda: (answer := client.get(API + "/user/me")).status_code == 200 and answer, 10, what="the new key")
+        me = wait_for(lambda: (answer := client.get(API + "/user/me")).status_code == 200 and answer, 2, what="the new key")
         assert (me.json()["sub"], me.json()["name"]) == ("late", "label")
 
 

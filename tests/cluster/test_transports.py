@@ -2,6 +2,7 @@
 
 import base64
 import hashlib
+import itertools
 import json
 import os
 import threading
@@ -87,13 +88,15 @@ def test_2_9_overwriting_never_shows_half_a_file(box):
                 seen.append(answer.content if answer.status_code == 200 else answer.status_code)
     reader = threading.Thread(target=look)
     reader.start()
+    deadline, turns = time.monotonic() + PATIENCE, itertools.cycle((new, old))
     try:
-        for data in (new, old, new):
-            box.write("/workspace/swap", data)
+        while len(seen) < 6 or not {old, new}.issubset(seen):  # the writes go on until reads have met them
+            assert reader.is_alive() and time.monotonic() < deadline, [s if isinstance(s, int) else (len(s), s[:1]) for s in seen]
+            box.write("/workspace/swap", next(turns))
     finally:
         ended.set()
         reader.join()
-    assert seen and all(s in (old, new) for s in seen), [s if isinstance(s, int) else (len(s), s[:1]) for s in seen]
+    assert all(s in (old, new) for s in seen), [s if isinstance(s, int) else (len(s), s[:1]) for s in seen]
 
 
 def test_I6_exit_codes_and_streams(box):

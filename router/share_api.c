@@ -4,6 +4,7 @@
 #include "router/auth.h"
 #include "router/handlers.h"
 #include "router/sandbox_event.h"
+#include "router/share_update.h"
 #include "router/sharing.h"
 
 #include <string.h>
@@ -33,8 +34,7 @@ static bool apply(void *ctx, json_t *object, struct error *err) {
 
 static bool write_change(struct request *r, struct change *change, struct object **out, struct error *err) {
     change->uid = r->sandbox->uid;
-    return store_update(r->backend->store, KIND_SANDBOX, STORE_MAIN, r->sandbox->namespace, r->sandbox->name,
-                        apply, change, out, err);
+    return share_update(r->backend->store, r->sandbox, apply, change, out, err);
 }
 
 void share_get(struct request *r) {

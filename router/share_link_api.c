@@ -7,6 +7,7 @@
 #include "router/handlers.h"
 #include "router/sandbox_event.h"
 #include "router/sandbox_view.h"
+#include "router/share_update.h"
 #include "router/sharing.h"
 
 #include <string.h>
@@ -49,8 +50,7 @@ void share_links_create(struct request *r) {
     char token[SHARE_TOKEN_LEN + 1];
     cleanup_json json_t *link = share_link_new(&q, time(NULL), token);
     struct making making = {.uid = r->sandbox->uid, .link = link};
-    if (!store_update(r->backend->store, KIND_SANDBOX, STORE_MAIN, r->sandbox->namespace, r->sandbox->name,
-                      add_link, &making, NULL, &err)) {
+    if (!share_update(r->backend->store, r->sandbox, add_link, &making, NULL, &err)) {
         explicit_bzero(token, sizeof token);
         reply_error(r, &err);
         return;
@@ -81,8 +81,7 @@ static bool remove_link(void *ctx, json_t *object, struct error *err) {
 void share_links_delete(struct request *r) {
     cleanup_error struct error err = {0};
     struct revoking revoking = {.uid = r->sandbox->uid, .id = request_param(r, "linkId")};
-    if (!store_update(r->backend->store, KIND_SANDBOX, STORE_MAIN, r->sandbox->namespace, r->sandbox->name,
-                      remove_link, &revoking, NULL, &err)) {
+    if (!share_update(r->backend->store, r->sandbox, remove_link, &revoking, NULL, &err)) {
         reply_error(r, &err);
         return;
     }
@@ -121,9 +120,7 @@ static bool redeem(struct request *r, const struct object *sandbox, struct redee
                    struct error *err) {
     struct store *store = r->backend->store;
     for (int round = 1;; round++) {
-        if (store_update(store, KIND_SANDBOX, STORE_MAIN, sandbox->namespace, sandbox->name, redeem_link,
-                         redeeming, NULL, err))
-            return true;
+        if (share_update(store, sandbox, redeem_link, redeeming, NULL, err)) return true;
         if (strcmp(err->code, ERR_CONFLICT) != 0 || round == REDEEM_ROUNDS) break;
         error_clear(err);
     }

@@ -229,10 +229,37 @@ static enum second_look_need needs_sandbox(struct request *r, struct second_look
                             out);
 }
 
+/* Whether nothing can be reached in the pod of a running sandbox by what is known of it. */
+static bool is_unfit(const struct object *pod, const struct object *sandbox) {
+    if (!pod || json_at(pod->json, "metadata.deletionTimestamp")) return true;
+    const json_t *labels = json_at(pod->json, "metadata.labels");
+    const char *of = json_string_value(json_object_get(labels, "agenttier.io/sandbox"));
+    return !of || strcmp(of, sandbox->name) != 0 ||
+           strcmp(json_str_at(pod->json, "status.phase"), "Running") != 0;
+}
+
+/* The pod that the request goes into: the watch of pods may be behind that of sandboxes. */
+static enum second_look_need needs_pod(struct request *r, struct second_look *out) {
+    const char *name = json_str_at(r->sandbox->json, "status.podName");
+    if (r->route->phase != PHASE_RUNNING || !name[0]) return LOOK_NEEDLESS;
+    struct store *store = r->backend->store;
+    cleanup_object struct object *pod = store->ops->get(store, KIND_POD, r->sandbox->namespace, name);
+    if (!is_unfit(pod, r->sandbox)) return LOOK_NEEDLESS;
+    enum second_look_need need =
+        second_look_need(r->router, r->identity.sub, KIND_POD, r->sandbox->namespace, name, true, out);
+    return need == LOOK_WANTED ? need : LOOK_NEEDLESS; /* the handler says what is known */
+}
+
+static enum second_look_need needs_more(struct request *r, struct second_look *out) {
+    if (!r->sandbox) return needs_sandbox(r, out);
+    enum second_look_need need = needs_forward(r, out);
+    return need == LOOK_NEEDLESS ? needs_pod(r, out) : need;
+}
+
 struct auth_question *auth_question_sandbox(struct request *r, struct error *err) {
     struct second_look look = {0};
     if (!r->backend->store->ops->look) return NULL;
-    enum second_look_need need = r->sandbox ? needs_forward(r, &look) : needs_sandbox(r, &look);
+    enum second_look_need need = needs_more(r, &look);
     if (need == LOOK_REFUSED) {
         error_set(err, 503, "busy",
                   "too many sandboxes that this server does not know are asked for; retry in a second");

@@ -18,9 +18,10 @@ bool auth_bearer_token(const char *header, struct slice *token);
 struct auth_question;
 struct auth_question *auth_question_new(struct request *r);
 /* After auth_find_sandbox(): another Router may have made the sandbox a moment ago, or shared it, or know
- * that it is running now, or have forwarded a preview's port of the one that was found. A question to ask
- * before it is called again; NULL: memory knows, or too much was asked (`err`: 503). It is asked for a
- * sandbox that is somebody else's as for one that is not there: neither its time nor its failure tells which.
+ * that it is running now, or have forwarded a preview's port of the one that was found, or the watch of pods
+ * is behind. A question to ask before it is called again; NULL: memory knows, or too much was asked (`err`:
+ * 503). It is asked for a sandbox that is somebody else's as for one that is not there: neither its time nor
+ * its failure tells which.
  */
 struct auth_question *auth_question_sandbox(struct request *r, struct error *err);
 bool auth_question_learnt(struct auth_question *question, struct error *err); /* false: 503, nobody knows */

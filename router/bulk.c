@@ -225,7 +225,7 @@ static bool act(struct request *r, enum action action, const char *id, const cha
     if (!sandbox) return false;
     bool done = false;
     switch (action) {
-    case ACTION_STOP: done = lifecycle_stop(store, sandbox, err); break;
+    case ACTION_STOP: done = lifecycle_stop(r->router, sandbox, err); break;
     case ACTION_RESUME: done = lifecycle_resume(r->router, sandbox, deadline_ms, err); break;
     case ACTION_DELETE: done = lifecycle_delete(r->router, sandbox, err); break;
     case ACTION_COUNT: break;

@@ -11,6 +11,7 @@
 #include "router/sandbox_create.h"
 #include "router/sandbox_lookup.h"
 #include "router/sandbox_view.h"
+#include "router/second_look.h"
 
 #include <string.h>
 
@@ -31,6 +32,21 @@ static void wrong_phase(struct error *err, const struct object *o, const char *v
               sandbox_status(o->json), needs);
 }
 
+/* Reads the sandbox once more before it is refused for its phase: another Router may know a newer one. `*o`
+ * becomes the newer object, or NULL with an error. */
+static bool renew(struct router *router, struct object **o, struct error *err) {
+    struct second_look look = {0};
+    struct store *store = router->backend->store;
+    /* Whoever asks may see the sandbox: the looks at each one are bounded together. */
+    if (second_look_need(router, (*o)->uid, KIND_SANDBOX, (*o)->namespace, (*o)->name, true, &look) !=
+        LOOK_WANTED)
+        return true;
+    cleanup_object struct object *was = steal_ptr(*o);
+    bool learnt = second_look_run(&look, err);
+    second_look_free(&look);
+    return learnt && (*o = current(store, was, err));
+}
+
 static void answer(struct request *r, const char *status, const char *event) {
     log_info(event, "sandbox", r->sandbox->name, "namespace", r->sandbox->namespace, "user", r->identity.sub,
              "request_id", r->request_id, NULL);
@@ -38,6 +54,10 @@ static void answer(struct request *r, const char *status, const char *event) {
 }
 
 /* ---- stop ---- */
+
+static bool is_running(const struct object *sandbox) {
+    return strcmp(sandbox_status(sandbox->json), "Running") == 0;
+}
 
 /* Running, but a stop was accepted a moment ago and has not been carried out. */
 static bool is_stopping(const json_t *sandbox) {
@@ -50,10 +70,11 @@ static bool is_stopping(const json_t *sandbox) {
     return age >= 0 && age < STOP_FRESH_S;
 }
 
-bool lifecycle_stop(struct store *store, const struct object *sandbox, struct error *err) {
+bool lifecycle_stop(struct router *router, const struct object *sandbox, struct error *err) {
+    struct store *store = router->backend->store;
     cleanup_object struct object *o = current(store, sandbox, err);
-    if (!o) return false;
-    if (strcmp(sandbox_status(o->json), "Running") != 0) {
+    if (!o || (!is_running(o) && !renew(router, &o, err))) return false;
+    if (!is_running(o)) {
         wrong_phase(err, o, "stop", "Running");
         return false;
     }
@@ -68,7 +89,7 @@ bool lifecycle_stop(struct store *store, const struct object *sandbox, struct er
 
 void sandbox_stop(struct request *r) {
     cleanup_error struct error err = {0};
-    if (lifecycle_stop(r->backend->store, r->sandbox, &err))
+    if (lifecycle_stop(r->router, r->sandbox, &err))
         answer(r, "stopping", "sandbox stop requested");
     else
         reply_error(r, &err);
@@ -136,6 +157,15 @@ bool lifecycle_resume(struct router *router, const struct object *sandbox, int64
                       struct error *err) {
     if (!wait_for_stop(router->backend->store, sandbox, deadline_ms, err)) return false;
     bool done = try_resume(router, sandbox, err);
+    if (!done && strcmp(err->code, "wrong_phase") == 0) {
+        /* A stop that another Router accepted may not be known here. */
+        error_clear(err);
+        cleanup_object struct object *o = current(router->backend->store, sandbox, err);
+        if (!o || !renew(router, &o, err) ||
+            !wait_for_stop(router->backend->store, sandbox, deadline_ms, err))
+            return false;
+        done = try_resume(router, sandbox, err);
+    }
     for (int i = 1; !done && i < CONFLICT_MAX && strcmp(err->code, ERR_CONFLICT) == 0; i++) {
         error_clear(err);
         done = try_resume(router, sandbox, err);

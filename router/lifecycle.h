@@ -8,7 +8,7 @@ struct router;
 
 /* Asks for a stop; done when it is under way already. 409 wrong_phase unless Running, 404 when the sandbox is
  * gone. */
-bool lifecycle_stop(struct store *store, const struct object *sandbox, struct error *err);
+bool lifecycle_stop(struct router *router, const struct object *sandbox, struct error *err);
 
 /* Stop and resume one after the other is one wish: waits for a stop that is under way, at most so long. */
 #define LIFECYCLE_STOP_WAIT_MS 10000

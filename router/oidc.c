@@ -347,17 +347,18 @@ bool oidc_refresh(struct oidc *oidc, const struct jwt *token) {
         pthread_mutex_unlock(&issuer->lock);
         return false;
     }
-    if (!issuer->busy && !issuer->wanted) {
+    if (!issuer->wanted && monotonic_ms() - issuer->asked_ms >= DEMAND_GAP_MS) {
         issuer->asked_ms = monotonic_ms();
         issuer->wanted = true;
         pthread_cond_broadcast(&issuer->changed);
     }
-    uint64_t before = issuer->rounds;
+    /* The answer of a regular fetch that is under way may be older than the token's key. */
+    uint64_t enough = issuer->rounds + (issuer->busy && issuer->wanted ? 2 : 1);
     struct timespec until = deadline_in(DEMAND_TIMEOUT_MS);
-    while (issuer->rounds == before && !atomic_load(&oidc->stopping) &&
+    while (issuer->rounds < enough && !atomic_load(&oidc->stopping) &&
            pthread_cond_timedwait(&issuer->changed, &issuer->lock, &until) != ETIMEDOUT) {
     }
-    bool fetched = issuer->rounds != before;
+    bool fetched = issuer->rounds >= enough;
     pthread_mutex_unlock(&issuer->lock);
     return fetched;
 }

@@ -1,6 +1,7 @@
 """OpenID Connect bearer tokens: http-api.md 3.4, W-23 to W-25; lessons S6 and S7."""
 
 import base64
+import concurrent.futures
 import json
 import subprocess
 import threading
@@ -311,6 +312,29 @@ def test_W24_a_new_key_is_taken_at_once_and_an_old_one_dropped():
         issuer.keys = [new]
         assert me(router, issuer.token("bo", key=new)).json()["sub"] == "bo"
         refused(router, token)  # also what was remembered of it
+
+
+def test_W24_a_key_that_came_while_the_keys_were_fetched():
+    """The answer that is on its way does not have it: the login waits for the next one."""
+    old, new, go_on = Key("RSA", "old"), Key("P-256", "new"), threading.Event()
+    with Issuer([old]) as issuer, Router(*flags(issuer), keys=("u1",)) as router, concurrent.futures.ThreadPoolExecutor(1) as pool:
+        loaded(router)
+        issuer.mode[KEYS] = raw({}, 500)
+        refused(router, issuer.token(key=new))  # makes it look; that fails, and from now on it tries by itself
+        time.sleep(10)  # until an unknown key may make it look again
+
+        def late(handler):
+            del issuer.mode[KEYS]
+            body = {"keys": [old.jwk()]}
+            issuer.keys = [new]
+            go_on.wait(60)
+            handler.send(body)
+        issuer.mode[KEYS] = late
+        wait_for(lambda: KEYS not in issuer.mode, what="a fetch that nobody asked for")
+        login = pool.submit(me, router, issuer.token("bo", key=new))
+        time.sleep(0.5)  # it waits for keys by now
+        go_on.set()
+        assert login.result(60).json()["sub"] == "bo"
 
 
 @pytest.mark.tsan

@@ -76,12 +76,14 @@ else
                 } 2>&1 >&3 | limit "$_k/err"
             } 3>&1 | limit "$_k/out"
         } &
-        _n=0
+        _n=0 _w=$_t0
         while [ ! -f "$_k/code" ]; do
             if [ $_n -lt 20 ]; then nap; else sleep 1; fi
             _n=$((_n + 1))
             centiseconds
-            if [ "$_m" -gt 0 ] && [ $((_u - _t0)) -ge $((_m * 100)) ] && [ ! -f "$_k/code" ]; then
+            # Its time begins when its processes can be found.
+            [ -f "$_k/pid" ] || _w=$_u
+            if [ "$_m" -gt 0 ] && [ $((_u - _w)) -ge $((_m * 100)) ] && [ ! -f "$_k/code" ]; then
                 : >"$_k/timedout"
                 read -r _p _s <"$_k/pid"
                 end_tree "$_p" "$_s"

@@ -324,9 +324,9 @@ def test_exec_background_children_delay_nothing(fake, mark):
 
 
 def test_exec_I1_timeout_ends_the_tree(fake, mark):
-    r = execute(fake, f"echo before; trap '' TERM; sleep {mark} & sleep {mark}", timeoutMs=700)
+    r = execute(fake, f"echo before; trap '' TERM; sleep {mark} & sleep {mark}", timeoutMs=3000)
     assert r.result["timedOut"] and r.result["killed"] and r.result["exitCode"] == -1
-    assert r.out == b"before\n" and 2.5 < r.took < 20
+    assert r.out == b"before\n" and 4.8 < r.took < 20
     assert not processes(mark)
 
 
@@ -499,7 +499,7 @@ def test_keep_kill_by_id(fake, mark):
 
 
 def test_keep_timeout(fake, mark):
-    r = execute(fake, f"echo x; sleep {mark}", keep=True, digest="d", id=ID + "k-2", timeoutMs=1000)
+    r = execute(fake, f"echo x; sleep {mark}", keep=True, digest="d", id=ID + "k-2", timeoutMs=3000)
     assert r.result["timedOut"] and r.result["exitCode"] == -1 and r.out == b"x\n" and r.took < 15
     assert not processes(mark)
 

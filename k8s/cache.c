@@ -157,6 +157,11 @@ void cache_unwatch(struct cache *c, void *handle) {
     free(handle);
 }
 
+void cache_settle(struct cache *c) {
+    pthread_mutex_lock(&c->order); /* waits for a callback that runs */
+    pthread_mutex_unlock(&c->order);
+}
+
 static void notify(struct cache *c, enum store_change change, struct object *o) {
     cleanup_object struct object *full = object_unpacked(o);
     for (struct cache_watcher *w = c->watchers; w; w = w->next)

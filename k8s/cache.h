@@ -62,6 +62,8 @@ uint64_t cache_generation(struct cache *c);
 
 void *cache_watch(struct cache *c, enum kind kind, store_watch_fn *fn, void *ctx);
 void cache_unwatch(struct cache *c, void *handle);
+/* As ops->settle of a store. */
+void cache_settle(struct cache *c);
 
 /* ---- what arrives; all take `json` ---- */
 

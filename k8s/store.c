@@ -43,6 +43,10 @@ static void unwatch(struct store *store, void *handle) {
     cache_unwatch(&k8s_of(store)->cache, handle);
 }
 
+static void settle(struct store *store) {
+    cache_settle(&k8s_of(store)->cache);
+}
+
 static bool ready(struct store *store, struct error *err) {
     return watch_ready(k8s_of(store)->thread, err);
 }
@@ -107,18 +111,6 @@ static json_t *body_of(enum kind kind, const json_t *object) {
     return body;
 }
 
-static bool create(struct store *store, enum kind kind, const json_t *object, struct object **out,
-                   struct error *err) {
-    struct k8s_store *s = k8s_of(store);
-    struct place at;
-    if (!place_of(kind, object, false, &at, err)) return false;
-    cleanup_json json_t *body = body_of(kind, object);
-    uint64_t generation = cache_generation(&s->cache);
-    json_t *answer = NULL;
-    return call(s, "POST", &at, NULL, body, &answer, err) &&
-           take_answer(s, kind, answer, generation, out, err);
-}
-
 static const char *subresource_of(enum kind kind, enum store_part part) {
     return part == STORE_STATUS && resource_kinds[kind].has_status ? "status" : NULL;
 }
@@ -131,7 +123,8 @@ static void breathe(int attempt) {
     nanosleep(&(struct timespec){0, (1L << attempt) * 1000000L}, NULL);
 }
 
-/* After a conflict the cache is behind: reads what is there, so that whoever tries again finds it. */
+/* After a conflict, or a creation of what exists, the cache is behind: reads what is there, so that whoever
+ * tries again finds it. */
 static bool catch_up(struct k8s_store *s, const struct place *p, struct error *err) {
     const struct place main = {p->kind, p->namespace, p->name, NULL};
     cleanup_object struct object *known = cache_get(&s->cache, p->kind, p->namespace, p->name);
@@ -146,6 +139,23 @@ static bool catch_up(struct k8s_store *s, const struct place *p, struct error *e
     bool gone = failed.status == 404;
     error_move(err, &failed);
     return gone;
+}
+
+static bool create(struct store *store, enum kind kind, const json_t *object, struct object **out,
+                   struct error *err) {
+    struct k8s_store *s = k8s_of(store);
+    struct place at;
+    if (!place_of(kind, object, false, &at, err)) return false;
+    cleanup_json json_t *body = body_of(kind, object);
+    uint64_t generation = cache_generation(&s->cache);
+    json_t *answer = NULL;
+    cleanup_error struct error failed = {0};
+    if (call(s, "POST", &at, NULL, body, &answer, &failed))
+        return take_answer(s, kind, answer, generation, out, err);
+    const struct place there = {kind, at.namespace, json_str_at(object, "metadata.name"), NULL};
+    if (there.name[0] && strcmp(failed.code, ERR_ALREADY_EXISTS) == 0) catch_up(s, &there, NULL);
+    error_move(err, &failed);
+    return false;
 }
 
 static bool look(struct store *store, enum kind kind, const char *namespace, const char *name,
@@ -333,6 +343,7 @@ static const struct store_ops k8s_ops = {
     .remove = remove_object,
     .watch = watch,
     .unwatch = unwatch,
+    .settle = settle,
     .ready = ready,
     .look = look,
     .age_ms = age_ms,
@@ -371,6 +382,12 @@ static void counter(struct buffer *out, const char *name, const char *help, uint
                   name, help, name, name, (unsigned long long)value);
 }
 
+static bool is_followed(const struct k8s_store *s, enum kind kind) {
+    for (size_t i = 0; i < s->cache.count; i++)
+        if (s->cache.rows[i].watch.kind == kind) return true;
+    return false;
+}
+
 void k8s_store_metrics(struct store *store, struct buffer *out) {
     struct k8s_store *s = k8s_of(store);
     uint64_t calls, failures;
@@ -386,7 +403,7 @@ void k8s_store_metrics(struct store *store, struct buffer *out) {
                            "# TYPE agenttier_kubernetes_cached_objects gauge\n");
     for (int kind = 0; kind < KIND_COUNT; kind++) {
         size_t count = cache_count(&s->cache, (enum kind)kind);
-        if (count > 0)
+        if (count > 0 || is_followed(s, (enum kind)kind))
             buffer_printf(out, "agenttier_kubernetes_cached_objects{kind=\"%s\"} %zu\n",
                           resource_kinds[kind].kind, count);
     }

@@ -399,6 +399,11 @@ static void finish_requests(struct watch_thread *t) {
 static void *follow(void *ctx) {
     struct watch_thread *t = ctx;
     while (!atomic_load(&t->stopping)) {
+        /* First what came while this thread waited, or could not run: it ends no silence if nobody reads it.
+         */
+        int running;
+        curl_multi_perform(t->multi, &running);
+        finish_requests(t);
         int64_t now = monotonic_ms(), next = now + 1000;
         for (size_t i = 0; i < t->count; i++) {
             struct watch_row *row = &t->rows[i];
@@ -408,9 +413,6 @@ static void *follow(void *ctx) {
             if (row->state == ROW_WATCHING && !atomic_load(&row->standing) && now + 20 < next)
                 next = now + 20;
         }
-        int running;
-        curl_multi_perform(t->multi, &running);
-        finish_requests(t);
         int64_t wait = next - monotonic_ms();
         if (wait > 0) curl_multi_poll(t->multi, NULL, 0, (int)wait, NULL);
     }

@@ -279,6 +279,12 @@ static void unwatch(struct store *store, void *handle) {
     free(handle);
 }
 
+static void settle(struct store *store) {
+    struct local_store *s = local_of(store);
+    pthread_mutex_lock(&s->order); /* waits for a callback that runs */
+    pthread_mutex_unlock(&s->order);
+}
+
 static bool ready(struct store *store, struct error *err) {
     struct local_store *s = local_of(store);
     pthread_mutex_lock(&s->wake_lock);
@@ -301,6 +307,7 @@ static const struct store_ops local_ops = {
     .remove = remove_object,
     .watch = watch,
     .unwatch = unwatch,
+    .settle = settle,
     .ready = ready,
 };
 

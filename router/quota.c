@@ -121,6 +121,7 @@ static struct policy_usage used(struct quota *q, const char *namespace, const ch
                                          .user = json_str_at(p, "user"),
                                          .agent = json_is_true(json_object_get(p, "agent"))};
     }
+    q->store->ops->settle(q->store); /* who saw a sandbox fail knows that it does not count */
     return usage_of(q->usage, namespace, caller, list, count);
 }
 

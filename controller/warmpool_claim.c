@@ -195,6 +195,12 @@ static enum step hand_claim_over(struct pass *p, const struct object *pod, char 
     cleanup_free char *name = pool_claim_name(pod);
     cleanup_object struct object *o =
         store->ops->get(store, KIND_PERSISTENT_VOLUME_CLAIM, pod->namespace, name);
+    if (!o && store->ops->look) { /* the watch of claims may be behind that of pods */
+        cleanup_error struct error unknown = {0};
+        if (!store->ops->look(store, KIND_PERSISTENT_VOLUME_CLAIM, pod->namespace, name, &unknown))
+            return STEP_RETRY;
+        o = store->ops->get(store, KIND_PERSISTENT_VOLUME_CLAIM, pod->namespace, name);
+    }
     if (!o || !(is_controlled_by(o, pod->uid) || is_owned_by(o, p->sandbox)))
         return give_back(p, pod, "its claim");
     if (!is_owned_by(o, p->sandbox)) {

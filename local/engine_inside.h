@@ -51,6 +51,7 @@ struct entry {
     struct record record;
     int pidfd;          /* of process 1, >= 0 while it is not known to have ended */
     bool verified;      /* its runtime has answered this Router */
+    int unanswered;     /* questions to it, one after the other */
     int64_t kill_at;    /* processes are being ended; monotonic ms of SIGKILL. 0 = they are not */
     int64_t failed_at;  /* monotonic ms of the failure that a restart waits for */
     bool seen_creating; /* the event was written */

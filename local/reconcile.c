@@ -18,6 +18,7 @@
 #define RETRY_MS          500
 #define READY_TIMEOUT_MS  10000
 #define VERIFY_TIMEOUT_MS 3000
+#define UNANSWERED_MAX    5
 #define SNAPSHOT_WAIT_MS  50
 #define LOG_MAX           (1024 * 1024)
 
@@ -258,8 +259,12 @@ static int64_t running(struct engine *e, struct entry *s, const struct object *o
     if (!wait_ready(e, s, VERIFY_TIMEOUT_MS, &err)) {
         if (stopping(e)) return PASS_NONE;
         log_warn("a sandbox's runtime does not answer", "sandbox", s->name, "why", err.message, NULL);
+        /* A machine may be busy, and all that runs in the sandbox is at stake. */
+        if (++s->unanswered < UNANSWERED_MAX) return RETRY_MS;
+        s->unanswered = 0;
         return end_processes(e, s, false) ? PASS_AGAIN : ending_delay(s);
     }
+    s->unanswered = 0;
     locations_put(e->locations, s->uid, s->socket_path);
     if (*sandbox_action(o) &&
         sandbox_remove_action(e->store, entry_ref(s), sandbox_action(o)) == WRITE_FAILED)

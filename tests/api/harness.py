@@ -92,10 +92,11 @@ def wait_for(condition, timeout=60, interval=0.05, what="condition"):
     """Polls until condition() is truthy and returns what it gave."""
     deadline = time.monotonic() + timeout
     while True:
+        late = time.monotonic() > deadline  # before the look: whoever was held up looks once more
         value = condition()
         if value:
             return value
-        if time.monotonic() > deadline:
+        if late:
             raise AssertionError(f"{what} not reached within {timeout} s")
         time.sleep(interval)
 

@@ -41,6 +41,8 @@ class ClusterRouter(harness.Router):
         harness.running.append(self)
         harness.wait_for(lambda: self.process.poll() is not None or self._answers(), 60, 0.03, "an answer")
         assert self.process.poll() is None, f"the Router ended with {self.process.returncode}:\n{self.tail()}"
+        if self.ready:  # Its watches stand too: until then what it does not find may be there.
+            harness.wait_for(lambda: self.metric("agenttier_store_age_seconds") == 0, 60, 0.03, "its watches")
         return self
 
     def _answers(self):

@@ -26,7 +26,7 @@ import time
 import urllib.parse
 import uuid
 
-from harness import free_port
+from harness import free_port, wait_for
 
 KINDS = {  # plural -> group, version, kind, namespaced, has a status subresource
     "sandboxes": ("agenttier.io", "v1alpha1", "Sandbox", True, True),
@@ -258,6 +258,7 @@ class FakeApiserver:
         self.stopping = threading.Event()
         self.connections = set()
         self.watching = {}  # connection -> plural
+        self.told = {}  # connection of a watch -> the version up to which it was told
         self.bookmarked = {}  # plural -> the version of the bookmark that was sent last
         self.listener = None
         self.address = None
@@ -332,9 +333,17 @@ class FakeApiserver:
         with self.lock:
             return sum(p == plural for p in self.watching.values())
 
+    def wait_told(self, plural):
+        """Until all watches of a kind have been told what is so now."""
+        version = self.version
+        wait_for(lambda: all(self.told.get(c, 0) >= version for c, its in list(self.watching.items()) if its == plural), 60, 0.005,
+                 f"watches of {plural} told")
+
     def cut_watches(self, plural=None, how="close"):
         for connection, its in list(self.watching.items()):
             if plural in (None, its):
+                with self.lock:
+                    self.watching.pop(connection, None)
                 getattr(connection, how)()
 
     def compact(self):
@@ -677,10 +686,13 @@ class FakeApiserver:
                     connection.chunk(json.dumps(line).encode() + b"\n")
                     if line["type"] == "BOOKMARK":
                         self.bookmarked[plural] = after
+                with self.lock:
+                    self.told[connection] = after
             connection.write(b"0\r\n\r\n")
         finally:
             with self.lock:
                 self.watching.pop(connection, None)
+                self.told.pop(connection, None)
 
     @staticmethod
     def _events(type_, obj, old, labels, fields):

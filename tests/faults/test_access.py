@@ -53,8 +53,7 @@ def pods(api, tmp_path):
 
 def put(api, name="box", ip="192.0.2.9", uid=None, owner_uid=None, **status):
     """A Running sandbox and its pod."""
-    api.put("sandboxes", {**sandbox(name), "status": {}})
-    api.set_status("sandboxes", name, "default", phase="Running", podName=name + "-pod")
+    api.put("sandboxes", {**sandbox(name), "status": {"phase": "Running", "podName": name + "-pod"}})
     put_pod(api, name, ip, owner_uid, **status)
 
 
@@ -64,10 +63,9 @@ def put_pod(api, name="box", ip="192.0.2.9", owner_uid=None, annotations=None, s
     if owner_uid:
         metadata["ownerReferences"] = [{"kind": "Sandbox", "name": name, "uid": owner_uid,
                                         "apiVersion": "agenttier.io/v1alpha1", "controller": True}]
-    api.put("pods", {"metadata": metadata, "spec": {"containers": [{"name": "sandbox"}], **(spec or {})}})
-    api.set_status("pods", name + "-pod", "default", **{
+    api.put("pods", {"metadata": metadata, "spec": {"containers": [{"name": "sandbox"}], **(spec or {})}, "status": {
         "phase": "Running", "podIP": ip, "containerStatuses": [
-            {"name": "sandbox", "containerID": "containerd://1", "state": {"running": {}}}], **status})
+            {"name": "sandbox", "containerID": "containerd://1", "state": {"running": {}}}], **status}})
 
 
 def put_token(api, name="box", token=TOKEN):
@@ -117,7 +115,12 @@ def listens(address, port=9000):
 
 
 def ways(router):
-    return {way: router.metric(f'agenttier_access_streams_total{{way="{way}"}}') for way in ("runtime", "exec", "direct")}
+    return {way: router.metric(f'agenttier_access_streams_total{{way="{way}"}}') for way in ("runtime", "reference", "exec", "direct")}
+
+
+def by_runtime(box, router, way="runtime"):
+    """Waits until commands go by the runtime. One that was held up when it was asked is taken for none, for ten seconds."""
+    harness.wait_for(lambda: box.run("true").status_code == 200 and ways(router)[way] > 0, LONG, 0.05, "the runtime in use")
 
 
 def execs(api):
@@ -172,12 +175,15 @@ def test_I17_at_most_32_execs_of_a_sandbox(box, api, tmp_path):
 @pytest.mark.parametrize("says", ['exec /bin/sh "$@"', "echo nonsense; sleep 1"])
 def test_I3_a_command_given_up_before_it_began(box, pods, router, tmp_path, says):
     """It never begins, and nothing of it is left."""
-    pods.shell = ["/bin/sh", "-c", "sleep 1.5; " + says, "sh"]
-    for _ in range(3):
+    gate, given_up = tmp_path / "gate", len(pods.processes) + 3
+    pods.shell = ["/bin/sh", "-c", f"until test -e {gate}; do sleep 0.1; done; " + says, "sh"]
+    deadline = time.monotonic() + LONG
+    while len(pods.processes) < given_up:
+        assert time.monotonic() < deadline, "the Router asks for no shell"
         with pytest.raises(httpx.TimeoutException):
             box.client.post(box.base + "/exec", json={"command": f"touch {tmp_path}/begun; sleep 60"}, timeout=0.6)
     harness.wait_for(lambda: router.metric("agenttier_pod_exec_streams") == 0, LONG, 0.1, "the streams' end")
-    # The shells have begun meanwhile, and ended.
+    gate.touch()
     harness.wait_for(lambda: all(p.poll() is not None for p in pods.processes), LONG, what="the shells' end")
     pods.shell = ["/bin/sh"]
     assert box.run("echo well").json()["stdout"] == "well\n"
@@ -283,16 +289,18 @@ def test_O5_S16_a_pod_that_another_one_replaced_unseen_is_sent_nothing(box, api,
     api.silent = False
 
 
-def test_pods_exec_when_nobody_says_whose_the_pod_is(box, api, tmp_path):
+def test_pods_exec_when_nobody_says_whose_the_pod_is(box, api, router, tmp_path):
     for refusal, code in (((503, "unavailable"), 503), ((403, "kubernetes_forbidden"), 403)):
         api.on("GET", "/pods/box-pod$", status(refusal[0], "Forbidden", 'User "r" cannot get resource "pods" in API group ""'))
         r = box.run(f"touch {tmp_path}/command")
         assert (r.status_code, r.json()["code"]) == (code, refusal[1]), r.text
         api.clear()
     api.on("GET", "/pods/box-pod$", hang(), times=1)
-    began = time.monotonic()
-    with pytest.raises(httpx.ReadTimeout):
-        box.client.post(box.base + "/exec", json={"command": f"touch {tmp_path}/command"}, timeout=1)
+    asked, began = len(api.asked("GET", "/pods/box-pod$")), time.monotonic()
+    body = json.dumps({"command": f"touch {tmp_path}/command"})
+    with harness.Raw(router) as raw:
+        raw.send(f"POST {box.base}/exec HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n{body}")
+        harness.wait_for(lambda: len(api.asked("GET", "/pods/box-pod$")) > asked, LONG, 0.01, "the question")
     assert box.run("echo others").json()["stdout"] == "others\n" and time.monotonic() - began < 20
     assert not list(tmp_path.glob("command"))
     api.stopping.set()
@@ -307,7 +315,7 @@ def test_runtime_is_used_and_trusted_by_its_token(api, router, pods, runtime, ad
     put_token(api)
     put(api, ip=address)
     box = Box(router)
-    harness.wait_for(lambda: box.run("true").status_code == 200, LONG, 0.05, "a pod in the cache")
+    by_runtime(box, router)
     before = execs(api)
     assert box.run("echo $PPID; exit 4").json()["exitCode"] == 4
     data = os.urandom(32 << 20)
@@ -321,26 +329,27 @@ def test_W63_a_runtime_that_is_gone_falls_back_before_anything_was_sent(api, rou
     put_token(api)
     put(api, ip=address)
     box = Box(router)
-    harness.wait_for(lambda: box.run("true").status_code == 200, LONG, 0.05, "a pod in the cache")
-    assert ways(router)["exec"] == 0
+    by_runtime(box, router)
+    used, fallbacks = ways(router)["exec"], router.metric("agenttier_access_fallbacks_total")
     runtime.kill()
     runtime.wait()
     data = os.urandom(300_000)
     assert box.put(f"/files{tmp_path}/f", data).status_code == 201
     assert (tmp_path / "f").read_bytes() == data
     assert box.run("echo still").json()["stdout"] == "still\n"
-    assert ways(router)["exec"] == 2 and router.metric("agenttier_access_fallbacks_total") == 1
+    assert ways(router)["exec"] == used + 2 and router.metric("agenttier_access_fallbacks_total") == fallbacks + 1
 
 
 def test_runtime_that_dies_with_the_command_leaves_its_outcome_unknown(api, router, pods, runtime, address, tmp_path):
     put_token(api)
     put(api, ip=address)
     box = Box(router)
-    harness.wait_for(lambda: box.run("true").status_code == 200, LONG, 0.05, "a pod in the cache")
+    by_runtime(box, router)
+    before = execs(api)
     with Soon(tmp_path / "begun", lambda: os.killpg(runtime.pid, 9)) as soon:
         r = box.run(f"touch {soon.file}; sleep 50")
     assert (r.status_code, r.json()["code"]) == (502, "exec_outcome_unknown")
-    assert execs(api) == 0  # nothing was run twice
+    assert execs(api) == before  # nothing was run twice
 
 
 def test_runtime_sent_by_the_controller_is_used_when_it_is_ready(api, router, pods, runtime, address):
@@ -371,10 +380,10 @@ def test_kept_commands_are_found_whichever_way_they_were_begun(api, router, pods
     put_token(api)
     with ClusterRouter(api) as second:
         other = Box(second)
-        by_runtime = detached(other, "echo by the runtime")
-        assert ways(second)["runtime"] > 0
+        by_runtime(other, second)
+        behind = detached(other, "echo by the runtime")
         for each in (other, box):
-            for id_, said in ((by_exec, "by exec\n"), (by_runtime, "by the runtime\n")):
+            for id_, said in ((by_exec, "by exec\n"), (behind, "by the runtime\n")):
                 r = each.get(f"/exec/{id_}?wait=20")
                 assert r.status_code == 200 and r.json()["stdout"] == said, (id_, r.text)
             for r in (each.get("/exec/x-unknown"), each.client.delete(each.base + "/exec/x-unknown")):
@@ -390,7 +399,7 @@ def test_I31_a_command_that_shall_run_once_is_not_begun_again_elsewhere(api, rou
     put_token(api)
     put(api, ip=address)
     box = Box(router)
-    harness.wait_for(lambda: box.run("true").status_code == 200, LONG, 0.05, "a pod in the cache")
+    by_runtime(box, router)
     once = {"json": {"command": f"echo ran >> {tmp_path}/ran"}, "headers": {"Idempotency-Key": "one"}, "timeout": 60}
     r = box.client.post(box.base + "/exec", **once)
     assert r.status_code == 200 and r.json()["exitCode"] == 0, r.text
@@ -501,30 +510,30 @@ def test_a_runtime_of_the_reference(api, router, pods, old_runtime, address, tmp
     put_token(api)
     put(api, ip=address)
     box = Box(router)
-    harness.wait_for(lambda: box.run("true").status_code == 200, LONG, 0.05, "a pod in the cache")
-    assert execs(api) == 0  # commands by its POST /exec
+    by_runtime(box, router, "reference")
+    before = execs(api)  # commands by its POST /exec
     r = box.run("echo out; echo err >&2; exit 3").json()
     assert (r["stdout"], r["stderr"], r["exitCode"], r["timedOut"]) == ("out\n", "err\n", 3, False)
     assert box.run("sleep 9", timeout=1).json()["timedOut"] is True
-    assert execs(api) == 0
+    assert execs(api) == before
     data = os.urandom(100_000)  # files by pods/exec
     assert box.put(f"/files{tmp_path}/f", data).status_code == 201 and box.get(f"/files{tmp_path}/f").content == data
     r = box.run("cat", stdin="in")  # exact input needs pods/exec
-    assert r.json()["stdout"] == "in" and execs(api) == 3
+    assert r.json()["stdout"] == "in" and execs(api) == before + 3
 
 
 def test_W39_W63_a_runtime_of_the_reference_that_is_gone_falls_back(api, router, pods, old_runtime, address):
     put_token(api)
     put(api, ip=address)
     box = Box(router)
-    harness.wait_for(lambda: box.run("true").status_code == 200, LONG, 0.05, "a pod in the cache")
-    assert execs(api) == 0
+    by_runtime(box, router, "reference")
+    before = execs(api)
     old_runtime.kill()
     old_runtime.wait()
     for _ in range(2):
         r = box.run("echo still")
         assert r.status_code == 200 and r.json()["stdout"] == "still\n", r.text
-    assert execs(api) == 2
+    assert execs(api) == before + 2
 
 
 @contextlib.contextmanager

@@ -5,6 +5,7 @@ import base64
 import contextlib
 import datetime
 import json
+import math
 import os
 import pathlib
 import re
@@ -103,23 +104,45 @@ class Controller:
             shutil.rmtree(self.folder, ignore_errors=True)
 
 
+def ended_after(controller, began):
+    """By its own clock: a sanitizer then looks for leaks for as long as a loaded machine needs."""
+    (last,) = controller.records("stopped; sandboxes go on running")
+    return (datetime.datetime.fromisoformat(last["time"][:26] + "+00:00") - began).total_seconds()
+
+
 class Kubelet:
     """Starts the pods that there are: ready a moment later."""
 
     def __init__(self, api):
-        self.api, self.ending, self.paused = api, threading.Event(), False
+        self.api, self.ending, self.turn, self._paused = api, threading.Event(), threading.Lock(), False
         self.thread = threading.Thread(target=self.run, daemon=True)
         self.thread.start()
 
+    @property
+    def paused(self):
+        return self._paused
+
+    @paused.setter
+    def paused(self, paused):
+        with self.turn:  # none of its rounds is under way then
+            self._paused = paused
+
+    def can_start(self, pod):
+        """Not before the claims that it mounts are there."""
+        claims = [v["persistentVolumeClaim"]["claimName"] for v in pod.get("spec", {}).get("volumes", []) if "persistentVolumeClaim" in v]
+        return all(self.api.get("persistentvolumeclaims", claim, pod["metadata"]["namespace"]) for claim in claims)
+
     def run(self):
         while not self.ending.wait(0.05):
-            for pod in self.api.all("pods") if not self.paused else []:
-                if not pod.get("status"):
-                    try:
-                        self.api.set_status("pods", pod["metadata"]["name"], pod["metadata"]["namespace"], phase="Running",
-                                            conditions=[{"type": "Ready", "status": "True"}])
-                    except KeyError:
-                        pass  # it is gone
+            with self.turn:
+                self.round()
+
+    def round(self):
+        for pod in self.api.all("pods") if not self.paused else []:
+            if not pod.get("status") and self.can_start(pod):
+                with contextlib.suppress(KeyError):  # it is gone
+                    self.api.set_status("pods", pod["metadata"]["name"], pod["metadata"]["namespace"], phase="Running",
+                                        conditions=[{"type": "Ready", "status": "True"}])
 
     def stop(self):
         self.ending.set()
@@ -400,9 +423,9 @@ def test_sigterm_ends_it_within_its_grace_although_the_apiserver_hangs(api, kube
         before = len(api.asked("*", hangs))
         make(api, "box")
         wait_for(lambda: len(api.asked("*", hangs)) > before, what="a call that hangs")
-        asked = time.monotonic()
+        began = datetime.datetime.now(datetime.timezone.utc)
         assert started.stop() == 0
-        assert time.monotonic() - asked < 14
+        assert ended_after(started, began) < 14
 
 
 def test_sigterm_ends_it_soon_and_leaves_sandboxes_alone(api, controller):
@@ -410,10 +433,7 @@ def test_sigterm_ends_it_soon_and_leaves_sandboxes_alone(api, controller):
     reach(api, "box", "Running")
     began = datetime.datetime.now(datetime.timezone.utc)
     assert controller.stop() == 0
-    # By its own clock: a sanitizer then looks for leaks for as long as a loaded machine needs.
-    (last,) = controller.records("stopped; sandboxes go on running")
-    took = datetime.datetime.fromisoformat(last["time"][:26] + "+00:00") - began
-    assert took.total_seconds() < 5
+    assert ended_after(controller, began) < 5
     assert len(api.all("pods")) == 1
 
 
@@ -450,10 +470,12 @@ def test_1_1_a_killed_leader_is_followed_after_the_leases_time(api, kubelet):
         with Controller(api, "--leader-elect") as second:
             time.sleep(2.5)
             first.kill()
-            began = time.monotonic()
+            renewed = api.get("leases", LEASE, "agenttier")["spec"]["renewTime"]
             make(api, "box")
             wait_for(second.leads, 60, 0.1, "the second leads")
-            assert time.monotonic() - began > 9, "it did not wait for the lease to end"
+            taken = api.get("leases", LEASE, "agenttier")["spec"]["acquireTime"]
+            waited = datetime.datetime.fromisoformat(taken[:26]) - datetime.datetime.fromisoformat(renewed[:26])
+            assert waited.total_seconds() >= 14.9, "it did not wait for the lease to end"
             reach(api, "box", "Running")
 
 
@@ -699,6 +721,7 @@ def test_W39_a_runtime_that_is_killed_is_replaced(api, pods_exec, sender):
 def test_I12_S23_a_bad_pods_exec_costs_no_sandbox_and_is_tried_again(api, pods_exec, sender, fault):
     pods_exec.faults = fault
     make(api, "box")
+    began = time.monotonic()
     start_pod(api)
     reach(api, "box", "Running")
     if "refuse_v5" not in fault:
@@ -706,8 +729,11 @@ def test_I12_S23_a_bad_pods_exec_costs_no_sandbox_and_is_tried_again(api, pods_e
         time.sleep(0.5)
         assert not marked(api) and state(api, "box")["phase"] == "Running"
         pods_exec.faults = {}
+    before = len(pods_exec.requests)
+    # Attempts of two requests, as v5 may be what is refused; a second after the first, two after the second, four.
+    assert before <= 2 * (1 + math.log2(time.monotonic() - began + 1))
     wait_for(lambda: marked(api) == "containerd://1", 60, 0.05, "the runtime")
-    assert len(pods_exec.requests) <= 5
+    assert len(pods_exec.requests) - before <= 2
 
 
 def test_a_restarted_container_gets_it_again_and_another_controller_does_not_send_it_twice(api, pods_exec, kubelet):

@@ -249,7 +249,7 @@ def test_input_nobody_reads_waits(one):
     t.ask("stty -echo raw")
     t.send("echo r''eady; read -r go; head -c 4000000 | wc -c; echo d''one\n")
     t.until("ready\n")
-    stopped = [pid for pid, line in processes("head") if b"4000000" in line]
+    stopped = [pid for pid, line in processes("head") if line.split(b"\0")[:3] == [b"head", b"-c", b"4000000"]]
     assert not stopped
     writer = threading.Thread(target=t.send, args=(b"go\n" + b"x" * 4000000,))
     writer.start()

@@ -258,6 +258,7 @@ def test_W22_S08_a_revoked_key_ends_on_every_replica_within_a_second(api):
                     assert uses[0].get(ME).status_code == 401  # at once where it was revoked
                 else:
                     api.remove("secrets", made["id"], "agenttier")
+                api.wait_told("secrets")
                 started = time.monotonic()
                 for client in uses:
                     while (asked := time.monotonic()) and client.get(ME).status_code != 401:

@@ -45,6 +45,12 @@ def fill(controller, count, timeout=20):
     return [p["metadata"]["name"] for p in pooled(api)]
 
 
+def rest(controller):
+    """Waits for the end of what it asks of its own accord."""
+    controller.settle()
+    wait_for(lambda: time.monotonic() - [r for r in list(controller.api.requests) if "watch" not in r.target][-1].at > 1, what="rest")
+
+
 def warm(api, name):
     return state(api, name).get("podName", "").startswith("pool-")
 
@@ -83,7 +89,8 @@ def test_O8_10_a_pool_is_filled_and_taken_from(api, controller):
 def test_10_without_a_configuration_nothing_is_asked_for(api, controller):
     make(api, "box")
     reach(api, "box", "Running")
-    time.sleep(0.5)
+    wait_for(lambda: {"Creating", "Running"} <= {e["reason"] for e in api.all("events")}, what="events")
+    rest(controller)
     before = len(api.requests)
     time.sleep(2)
     assert [r for r in api.requests[before:] if "watch" not in r.target] == []
@@ -103,7 +110,7 @@ def test_10_without_the_right_to_read_it_sandboxes_start_all_the_same(api, kubel
 
 def test_10_a_full_pool_asks_for_nothing(api, controller):
     fill(controller, 3)
-    time.sleep(0.5)
+    rest(controller)
     before = len(api.requests)
     time.sleep(2)
     assert [r for r in api.requests[before:] if "watch" not in r.target] == []

@@ -17,6 +17,7 @@ import threading
 import testbed
 from harness import free_port, wait_for
 
+WORKERS = 2
 ANNOTATION = "nginx.ingress.kubernetes.io/"
 # annotation, directive, unit
 DIRECTIVES = (
@@ -31,7 +32,7 @@ HEAD = """
 daemon off;
 pid {folder}/nginx.pid;
 error_log {folder}/error.log warn;
-worker_processes 2;
+worker_processes {workers};
 events {{ worker_connections 1024; }}
 http {{
     access_log off;
@@ -78,7 +79,7 @@ def backend_of(ingress, path):
 
 
 def render(ingresses, class_name, folder, port):
-    text = HEAD.format(folder=folder, port=port)
+    text = HEAD.format(workers=WORKERS, folder=folder, port=port)
     for ingress in ingresses:
         if ingress["spec"].get("ingressClassName") != class_name:
             continue
@@ -155,7 +156,7 @@ class IngressController:
         self.served = self.wanted()
         self.file.write_text(self.served)
         self.nginx = testbed.Process("nginx", "-c", self.file).start()
-        wait_for(self.answers, testbed.PATIENCE, what="nginx")
+        wait_for(lambda: self.answers() and len(self.workers()) == WORKERS, testbed.PATIENCE, what="nginx")
         self.thread = threading.Thread(target=self.watch, daemon=True)
         self.thread.start()
         self.url = f"http://127.0.0.1:{self.port}"

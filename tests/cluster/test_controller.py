@@ -75,9 +75,9 @@ def test_9_failures_are_told_apart():
     template("done", harness={"command": ["true"]})
     for name in ("fails", "eats", "done"):
         create(name, of=name)
+    failed = says("eats", "OOMKilled", "before restart attempt 1/5")  # for as long as it waits to restart
     assert reach("fails", "Error")["message"] == "Pod failed: Error: exit code 3"
     wait_events(NS, "fails", "ApplicationError")
-    failed = says("eats", "OOMKilled", "before restart attempt 1/5")
     assert failed["phase"] == "Error" and failed["restartCount"] == 1 and "podName" not in failed
     # Whether it was Running for a moment or not, a command that is done is no crash of the cluster.
     matching(lambda: status("done"), lambda now: now.get("phase") in ("Stopped", "Error"), PATIENCE, "done ended")
@@ -135,8 +135,8 @@ def test_the_runtime_is_brought_marked_and_replaced_when_it_is_killed():
     assert found["metadata"]["annotations"]["agenttier.io/runtime-delivery"] == "exec"
     assert found["metadata"]["annotations"]["agenttier.io/runtime-ready"] == found["status"]["containerStatuses"][0]["containerID"]
     address = found["status"]["podIP"]
-    assert healthy(address)
-    shell("runtime", "for p in /proc/[0-9]*; do read -r n < $p/comm; [ \"$n\" != agenttier-runti ] || echo ${p#/proc/}; done | sort -n | tail -n +2 | xargs kill -9")
+    wait_for(lambda: healthy(address), PATIENCE, 0.2, "the runtime answers")
+    shell("runtime", "for p in /proc/[0-9]*; do n=; read -r n < $p/comm; [ \"$n\" != agenttier-runti ] || echo ${p#/proc/}; done | sort -n | tail -n +2 | xargs kill -9")
     wait_for(lambda: healthy(address), PATIENCE, 0.2, "another one answers (W39)")
     # A template that says no has neither a token nor a port.
     template("plain", harness={"useHTTPExec": False})

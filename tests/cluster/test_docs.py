@@ -51,6 +51,7 @@ def test_moving_a_second_router_beside_the_first(release, secured, tmp_path):
         testbed.helm("install", "next", CHART, "-n", testbed.NAMESPACE, "-f", values, "--wait", "--timeout", f"{PATIENCE}s")
         urls = [f"http://{testbed.get('service', name, '-n', testbed.NAMESPACE)['spec']['clusterIP']}:8080"
                 for name in ("agenttier-router", "agenttier-next-router")]
+        testbed.wait_served("agenttier-next-router")
         old, new = (httpx.Client(base_url=url, headers={"X-API-Key": key}, timeout=90, trust_env=False) for url in urls)
         made = old.post("/api/v1/sandboxes", json={"name": "moved", "template": "general-coding"})
         assert made.status_code == 201, made.text

@@ -212,7 +212,7 @@ def test_a_pod_that_is_deleted_under_a_command(namespace):
     answers = []
     waiting = threading.Thread(target=lambda: answers.append(execute("gone", "sleep 8885")))
     waiting.start()
-    wait_for(lambda: left("gone", "8885"), PATIENCE, 0.3, "the command running")
+    wait_for(lambda: any(line.endswith("sleep 8885") and "sh -c" not in line for line in left("gone", "8885")), PATIENCE, 0.3, "the command running")
     kubectl("delete", "pod", "gone", "-n", NAMESPACE, "--now")
     began = time.monotonic()
     waiting.join(PATIENCE)

@@ -57,25 +57,25 @@ def auth(request, api, sdk):
     return sdk.BearerTokenAuth(found), {"Authorization": f"Bearer {found}"}
 
 
-def status_is(sandbox, wanted):
-    wait_for(lambda: sandbox.status().status == wanted, PATIENCE, what=f"{sandbox.name} {wanted}")
-
-
-def test_steps_2_to_11(api, auth, sdk, nginx, tmp_path):
+def test_steps_2_to_11(api, auth, sdk, nginx, secured, tmp_path):
     login, headers = auth
+
+    def known(path, holds, what):
+        """Each replica learns by a watch of its own: one that does not know would still say what was before."""
+        secured.on_every_replica(headers, lambda to: holds(to.get(API + "/sandboxes" + path).json()), what)
     with sdk.AgentTierClient(api_url=api.url, auth=login, timeout=90) as client, \
             httpx.Client(base_url=api.url, headers=headers, timeout=90, trust_env=False) as plain:
         assert plain.get(API + "/health").json()["status"] == "ok"
         # 3
         sandbox = client.create_sandbox(name="sdk-tutorial", template=TEMPLATE, namespace="default")
         try:
-            steps(client, plain, sandbox, sdk, nginx, api, tmp_path)
+            steps(client, plain, sandbox, sdk, nginx, api, known, tmp_path)
         finally:
             sandbox.delete()
         wait_for(lambda: plain.get(f"{API}/sandboxes/sdk-tutorial").status_code == 404, PATIENCE)
 
 
-def steps(client, plain, sandbox, sdk, nginx, api, tmp_path):
+def steps(client, plain, sandbox, sdk, nginx, api, known, tmp_path):
     sandbox.wait_until_running(timeout=PATIENCE, poll_interval=0.1)
     # 4
     result = sandbox.exec("python3 -c 'print(2+2)'")
@@ -95,7 +95,7 @@ def steps(client, plain, sandbox, sdk, nginx, api, tmp_path):
     assert (tmp_path / "data-from-sandbox.txt").read_bytes() == b"hello from python"
     # 6
     sandbox.stop()
-    status_is(sandbox, "Stopped")
+    known("/sdk-tutorial", lambda now: now["status"] == "Stopped", "Stopped")
     sandbox.resume()
     sandbox.wait_until_running(timeout=PATIENCE, poll_interval=0.1)
     assert sandbox.files.read("/workspace/data.txt") == b"hello from python"
@@ -111,11 +111,13 @@ def steps(client, plain, sandbox, sdk, nginx, api, tmp_path):
     nginx.wait_for(host)
     wait_for(lambda: httpx.get(nginx.url + "/data.txt", headers={"Host": host}, trust_env=False, timeout=90).text == "hello from python", PATIENCE,
              what="the preview under a name of its own")
+    known("/sdk-tutorial/ports", lambda now: len(now["ports"]) == 1, "the forward")
     assert [(p["name"], p["port"], p["previewUrl"]) for p in plain.get(f"{API}/sandboxes/sdk-tutorial/ports").json()["ports"]] == [
         ("web", 8000, forward["previewUrl"])]
     assert plain.delete(f"{API}/sandboxes/sdk-tutorial/ports/web").status_code == 204
     assert not testbed.get("ingress", "-n", "default", "-l", "agenttier.io/sandbox=sdk-tutorial")
     # 8
+    known("", lambda now: ("sdk-tutorial", "Running") in [(s["name"], s["status"]) for s in now["sandboxes"]], "the list")
     assert ("sdk-tutorial", "Running", TEMPLATE) in [(s.name, s.status, s.template_ref) for s in client.list_sandboxes()]
     assert client.get_sandbox("sdk-tutorial").exec("ls /workspace").exit_code == 0
     # 9

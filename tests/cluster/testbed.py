@@ -110,6 +110,7 @@ def wait_established(*crds):
         return found and any(c["type"] == "Established" and c["status"] == "True" for c in found.get("status", {}).get("conditions") or [])
     for crd in crds:
         wait_for(lambda name=crd: established(name), PATIENCE, 0.1, f"{crd} established")
+        wait_for(lambda name=crd: run("kubectl", "get", name, "-A", check=False).returncode == 0, PATIENCE, 0.1, f"{crd} served")
 
 
 def install_crds():
@@ -123,6 +124,17 @@ def install_crds():
 def wait_gone(*what):
     """Until there is no such object."""
     wait_for(lambda: not get(*what), PATIENCE, 0.3, f"the end of {what}")
+
+
+def wait_served(service, namespace=NAMESPACE):
+    """Until kube-proxy, which learns of them by a watch of its own, leads to all ready pods of a service, and to no others."""
+    def leads():
+        slices = get("endpointslices", "-n", namespace, "-l", f"kubernetes.io/service-name={service}")
+        ready = {address for s in slices for e in s["endpoints"] or [] if e["conditions"].get("ready") for address in e["addresses"]}
+        rules = run("iptables-save", "-t", "nat").stdout
+        led = set(re.findall(rf'"{namespace}/{service}:\S+ -> ([0-9.]+):\d+"', rules))
+        return ready and led == ready
+    wait_for(leads, PATIENCE, 0.2, f"the service {service}")
 
 
 # Pod Security: what does not keep to "restricted" is refused, and named in a warning where it is a template.
@@ -226,6 +238,7 @@ class Release:
         for component in ("router", "controller"):
             kubectl("rollout", "status", f"deployment/agenttier-{component}", "-n", NAMESPACE, f"--timeout={PATIENCE}s")
             wait_for(lambda of=component: self._is_settled(of), PATIENCE, 0.3, f"the pods of the {component} settled")
+        wait_served(ROUTER)
 
     @staticmethod
     def _is_settled(component):

@@ -346,6 +346,7 @@ def test_5_backups_are_made_listed_restored_and_deleted(keyed, source, u1, fresh
     again = handle(keyed, u1, restore(source, copy["snapshot"])["name"])  # also the snapshot of a clone
     again.wait("Running")
     assert re.fullmatch(source.name + r"-restore-\d{10}-[0-9a-f]{6}", again.name) and again.read("/workspace/a") == b"two\n"
+    handle(keyed, u1, fresh + "-copy").wait("Running")  # until then it needs its snapshot
     for name in (first["name"], copy["snapshot"]):
         answer = source.delete("/backups/" + name)
         assert (answer.status_code, answer.json()) == (200, {"status": "deleted", "name": name})

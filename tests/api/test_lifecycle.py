@@ -458,17 +458,35 @@ def first_processes(router, name):
     return [pid for pid, arguments in processes_of(router.state_dir.name).items() if name in arguments]
 
 
+def signal_runtimes(router, number):
+    pids = [pid for pid, arguments in processes_of(router.state_dir.name).items()
+            if "/.agenttier/runtime" in arguments and pid != router.process.pid]
+    assert pids, "no runtime process found"
+    for pid in pids:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, number)
+
+
+def test_a_runtime_that_answers_late_loses_nothing(own):
+    """A Router that starts on a busy machine may ask before process 1 of a sandbox gets to answer."""
+    handle = own.sandbox("slow", key="u1")
+    handle.run("nohup sleep 500 > /dev/null 2>&1 & echo $! > /tmp/pid")
+    own.kill()
+    signal_runtimes(own, signal.SIGSTOP)
+    try:
+        own.restart()
+        wait_for(lambda: own.log.read_text().count("a sandbox's runtime does not answer") >= 2, what="two questions without an answer")
+    finally:
+        signal_runtimes(own, signal.SIGCONT)
+    handle.client = own.client("u1")
+    handle.wait("Running", 30)
+    assert handle.run("kill -0 $(cat /tmp/pid) && echo alive") == "alive\n"
+
+
 def test_killed_process_1_is_noticed(own):
     handle = own.sandbox("victim", key="u1")
     handle.write("/workspace/f", b"content")
-    pids = [pid for pid, arguments in processes_of(own.state_dir.name).items()
-            if "/.agenttier/runtime" in arguments and pid != own.process.pid]
-    assert pids, "no runtime process found"
-    for pid in pids:
-        try:
-            os.kill(pid, signal.SIGKILL)
-        except ProcessLookupError:
-            pass
+    signal_runtimes(own, signal.SIGKILL)
     # restarted by itself, or in Error with a reason; never a Running that does not answer
     deadline = time.monotonic() + 60
     while True:

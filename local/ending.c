@@ -11,15 +11,20 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-#define GRACE_MS      5500 /* the runtime's own is 5 s */
-#define MONITOR_WAITS 50
-#define WAIT_US       1000
+#define GRACE_MS    5500 /* the runtime's own is 5 s */
+#define MONITOR_MS  50   /* for the end of bubblewrap outside, by itself */
+#define KILLED_MS   5000 /* and by SIGKILL */
+#define GROUP_WAITS 50
+#define WAIT_US     1000
 
 /* bubblewrap outside ends right after process 1; the groups are empty only then. */
 static void await_monitor(struct process_id monitor) {
-    for (int i = 0; i < MONITOR_WAITS && process_alive(monitor); i++)
-        usleep(WAIT_US);
-    process_signal(monitor, SIGKILL);
+    cleanup_close int pidfd = process_open(monitor);
+    struct pollfd p = {.fd = pidfd, .events = POLLIN};
+    if (pidfd >= 0 && poll(&p, 1, MONITOR_MS) <= 0) {
+        syscall(SYS_pidfd_send_signal, pidfd, SIGKILL, NULL, 0);
+        poll(&p, 1, KILLED_MS);
+    }
     /* Its parent is whoever adopts orphans: this process where it is process 1 of a container. */
     if (monitor.pid > 0) waitpid(monitor.pid, NULL, WNOHANG);
 }
@@ -27,7 +32,7 @@ static void await_monitor(struct process_id monitor) {
 static void remove_groups(struct record *r) {
     for (size_t i = 0; i < r->cgroup_count; i++) {
         bool removed = cgroup_remove(r->cgroups[i]);
-        for (int k = 0; k < MONITOR_WAITS && !removed; k++) {
+        for (int k = 0; k < GROUP_WAITS && !removed; k++) {
             cgroup_kill(r->cgroups[i]);
             usleep(WAIT_US);
             removed = cgroup_remove(r->cgroups[i]);

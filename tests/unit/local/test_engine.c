@@ -253,6 +253,7 @@ START_TEST(counts_the_death_of_process_1) {
     create(&f, "dies", NULL);
     await_phase(&f, "dies", "Running");
     struct record r = record_of(&f, "dies");
+    ck_assert(process_signal(r.monitor, SIGSTOP)); /* bubblewrap outside has to be ended, too */
     ck_assert(process_signal(r.init, SIGKILL));
     await_phase(&f, "dies", "Error");
     cleanup_free char *message = status_of(&f, "dies", "message");

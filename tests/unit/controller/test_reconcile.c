@@ -107,14 +107,15 @@ START_TEST(W9_obstacles_are_said) {
 END_TEST
 
 START_TEST(W9_the_creation_has_a_deadline) {
-    stop_controller();
-    creation_deadline_ms = 4000; /* long enough to say what is in the way first */
-    start_controller();
     sandbox("box", "");
     eventually(phase_is("box", "Creating"));
     patch_status(KIND_POD, "box-pod",
                  "{\"phase\":\"Pending\",\"conditions\":[{\"type\":\"PodScheduled\",\"status\":\"False\","
                  "\"reason\":\"Unschedulable\",\"message\":\"0/1 nodes\"}]}");
+    eventually(says("box", "Unschedulable"));
+    stop_controller();
+    creation_deadline_ms = 4000;
+    start_controller();
     eventually(phase_is("box", "Error"));
     ck_assert_str_eq(status("box", "message"), "Pod failed: not ready after 4 s: Unschedulable: 0/1 nodes");
     eventually(!there(KIND_POD, "box-pod"));
@@ -575,10 +576,11 @@ static void delete_and_look(const char *name) {
     snprintf(policy, sizeof policy, "%s-netpol", name);
     snprintf(token, sizeof token, "%s-runtime-token", name);
     must_remove(KIND_SANDBOX, name);
-    eventually(!there(KIND_SANDBOX, name));
+    /* Who looks on may see it go before what it owns: the event comes after both. */
+    eventually(events_of(name, "Deleted") == 1);
+    ck_assert(!there(KIND_SANDBOX, name));
     ck_assert(!there(KIND_POD, pod) && !there(KIND_PERSISTENT_VOLUME_CLAIM, claim) &&
               !there(KIND_NETWORK_POLICY, policy) && !there(KIND_SECRET, token));
-    eventually(events_of(name, "Deleted") == 1);
 }
 
 START_TEST(delete_in_every_phase) {
@@ -718,7 +720,8 @@ START_TEST(I31_fifty_sandboxes_in_parallel_under_a_storm_of_writes) {
     for (int i = 0; i < 50; i++) {
         char name[16];
         snprintf(name, sizeof name, "b%d", i);
-        eventually(!there(KIND_SANDBOX, name));
+        eventually(events_of(name, "Deleted") == 1);
+        ck_assert(!there(KIND_SANDBOX, name));
         ck_assert_int_le(events_of(name, "Creating"), 1);
     }
     cleanup_object_list struct object_list left = store->ops->list(store, KIND_POD, NULL);
@@ -745,6 +748,7 @@ END_TEST
 
 START_TEST(at_rest_nothing_is_written) {
     running("box", "");
+    eventually(events_of("box", "Creating") == 1 && events_of("box", "Running") == 1);
     usleep(SETTLE_US * 3);
     int writes = faulty.writes;
     usleep(SETTLE_US * 5);

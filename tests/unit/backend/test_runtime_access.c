@@ -39,6 +39,9 @@ struct run {
     const char *input;
     size_t input_len, input_sent;
     int64_t took;
+    bool six_seconds; /* from the turn of the loop in which the request went out, before the end */
+    uv_check_t turn;
+    uv_timer_t limit;
     uint64_t pause_ms; /* after the first data; 0 = not at all */
     uv_timer_t resumer;
 };
@@ -205,6 +208,18 @@ static void on_error(void *ctx, const struct error *err) {
 static const struct access_events events = {on_head,      on_started, on_data, feed,
                                             on_connected, on_end,     on_error};
 
+static void on_limit(uv_timer_t *limit) {
+    struct run *r = limit->data;
+    r->six_seconds = !r->over;
+}
+/* The stream's deadlines count from the same turn: whoever is held up, what is due first is called first. */
+static void on_turn(uv_check_t *turn) {
+    struct run *r = turn->data;
+    if (!r->over && !runtime_access_reached(r->stream)) return;
+    uv_timer_start(&r->limit, on_limit, 6000, 0);
+    uv_check_stop(turn);
+}
+
 static struct run *run(enum access_op op, json_t *args, serve_fn *serve, const char *input,
                        size_t input_len) {
     struct run *r = xcalloc(1, sizeof *r);
@@ -222,8 +237,17 @@ static struct run *run(enum access_op op, json_t *args, serve_fn *serve, const c
     ck_assert_msg(r->stream != NULL, "%s", err.message);
     if (input) feed(r);
     ck_assert(!r->over && !runtime_access_reached(r->stream));
+    uv_check_init(&r->loop, &r->turn);
+    uv_timer_init(&r->loop, &r->limit);
+    r->turn.data = r->limit.data = r;
+    uv_check_start(&r->turn, on_turn);
+    uv_unref((uv_handle_t *)&r->turn);
+    uv_unref((uv_handle_t *)&r->limit);
     uv_run(&r->loop, UV_RUN_DEFAULT);
     r->took = ((int64_t)uv_hrtime() - before) / 1000000;
+    uv_close((uv_handle_t *)&r->turn, NULL);
+    uv_close((uv_handle_t *)&r->limit, NULL);
+    uv_run(&r->loop, UV_RUN_DEFAULT);
     ck_assert(r->over && (r->reached || r->err.status == 400)); /* 400: found before */
     ck_assert_int_eq(uv_loop_close(&r->loop), 0);
     pthread_join(fake.thread, NULL);
@@ -352,7 +376,7 @@ static void serve_late(int conn, const char *request) {
 START_TEST(a_late_head_is_a_timeout) {
     struct run *r = run(ACCESS_STAT, path_args(), serve_late, NULL, 0);
     ck_assert_int_ge(r->took, 4900);
-    ck_assert_int_le(r->took, 6000);
+    ck_assert(!r->six_seconds);
     expect_error(r, 504, "sandbox_timeout");
 }
 END_TEST

@@ -41,6 +41,10 @@ def wait_for(condition, timeout=60, what="condition"):
         time.sleep(0.02)
 
 
+def parent_of(pid):
+    return int(pathlib.Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+
+
 def processes_with(marker):
     """pid: command of every process whose arguments hold the marker."""
     found = {}
@@ -108,6 +112,12 @@ class Runtime:
         with contextlib.suppress(OSError):
             return self.ask("GET", "/healthz", token=False).status == 200
 
+    def pid(self):
+        pid = self.process.pid
+        if self.wrapped:  # the wrapper waits for it and ignores signals
+            pid = int(pathlib.Path(f"/proc/{pid}/task/{pid}/children").read_text().split()[0])
+        return pid
+
     def connect(self, timeout=60):
         if self.transport == "unix":
             connection = socket.socket(socket.AF_UNIX)
@@ -170,10 +180,7 @@ class Runtime:
         """SIGTERM; the exit status."""
         if self in running:
             running.remove(self)
-        pid = self.process.pid
-        if self.wrapped:  # the wrapper waits for it and ignores signals
-            pid = int(pathlib.Path(f"/proc/{pid}/task/{pid}/children").read_text().split()[0])
-        os.kill(pid, signal.SIGTERM)
+        os.kill(self.pid(), signal.SIGTERM)
         try:
             return self.process.wait(timeout)
         finally:

@@ -12,7 +12,7 @@ import time
 
 import pytest
 
-from client import BINARY, ROOT, Runtime, processes_with, read_head, wait_for
+from client import BINARY, ROOT, Runtime, parent_of, processes_with, read_head, wait_for
 from test_exec import mark
 
 
@@ -87,7 +87,7 @@ def below(pid):
     children = {}
     for stat in pathlib.Path("/proc").glob("[0-9]*/stat"):
         with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # it has ended meanwhile
-            children.setdefault(int(stat.read_text().rpartition(")")[2].split()[1]), []).append(int(stat.parent.name))
+            children.setdefault(parent_of(stat.parent.name), []).append(int(stat.parent.name))
     found = children.get(pid, [])
     for child in found:  # grows
         found += children.get(child, [])
@@ -148,6 +148,8 @@ def test_18_1_each_is_asked_once(own, as_process_1):
     stream = runtime.stream(["/bin/sh", "-c", f"setsid sh {slowly} {logs[1]} & exec sh {slowly} {logs[2]}"])
     for log in logs:
         wait_for(lambda: log.exists() and log.read_text() == "on\n", what="three that run")
+    # The first command's process has ended when what it left behind is the runtime's own.
+    wait_for(lambda: [parent_of(pid) for pid in processes_with(f"{slowly}\0{logs[0]}")] == [runtime.pid()], what="an orphan")
     ends = threading.Thread(target=runtime.end)
     ends.start()
     for log in logs:

@@ -110,7 +110,8 @@ class Runtime:
     def alive(self):
         assert self.process.poll() is None, self.log.read_text()
         with contextlib.suppress(OSError):
-            return self.ask("GET", "/healthz", token=False).status == 200
+            answer = self.ask("GET", "/healthz", token=False)
+            return answer is not None and answer.status == 200
 
     def pid(self):
         pid = self.process.pid

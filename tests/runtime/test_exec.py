@@ -11,7 +11,7 @@ import time
 
 import pytest
 
-from client import FRAME_MAX, WINDOW, Stream, processes_with, wait_for
+from client import FRAME_MAX, WINDOW, Stream, parent_of, processes_with, wait_for
 
 MARK = 0
 
@@ -192,7 +192,7 @@ def test_output_limit_is_of_each_stream(rt):
 def test_back_pressure_stops_the_output_not_the_timeout(rt):
     n = mark()
     stream = rt.stream(["/bin/sh", "-c", f"yes {n} | head -c 300000000"], timeoutMs=3000, outputLimit=1 << 28)
-    stream.until("h")  # it runs
+    stream.until("o")  # it writes
     wait_for(lambda: not processes_with(n), what="its end though nobody reads")
     out, _, outcome, _ = stream.result()
     assert outcome["timedOut"] and len(out) < 50000000
@@ -246,8 +246,8 @@ def test_hostile_frames_later(rt):
     for frame in (b"?" + struct.pack(">I", 0), b"k" + struct.pack(">I", 1) + b"\0", b"k" + struct.pack(">I", 2) + b"aa",
                   b"i\xff\xff\xff\xff", (b"i" + struct.pack(">I", FRAME_MAX) + bytes(FRAME_MAX)) * 6):
         n = mark()
-        stream = rt.stream(["/bin/sh", "-c", f"sleep {n}"], stdin=True)
-        stream.until("h")
+        stream = rt.stream(["/bin/sh", "-c", f"echo on; sleep {n}"], stdin=True)
+        stream.until("o")
         try:
             stream.connection.sendall(frame)
             assert json.loads(stream.until("!"))["code"] == 400
@@ -352,7 +352,7 @@ def test_I6_a_supervisor_that_is_killed_invents_no_outcome(own):
     stream = runtime.stream(["/bin/sh", "-c", f"echo on; sleep {n}"], id="killed", keep=True)
     stream.until("o")
     (command,) = wait_for(lambda: (found := processes_with(f"-c\0echo on; sleep {n}")) and len(found) == 1 and found, what="the command")
-    supervisor = int(pathlib.Path(f"/proc/{command}/stat").read_text().rpartition(")")[2].split()[1])
+    supervisor = parent_of(command)
     assert supervisor != runtime.process.pid
     os.kill(supervisor, signal.SIGKILL)
     frames = []

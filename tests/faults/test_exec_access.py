@@ -320,7 +320,7 @@ def test_exec_slow_reader_holds_the_command_back(one):
 def test_exec_background_children_delay_nothing(fake, mark):
     r = execute(fake, f"sleep {mark} & echo done; exit 5")
     assert r.out == b"done\n" and r.result["exitCode"] == 5 and r.result["durationMs"] < 4000
-    assert processes(mark)  # they live on (http-api.md 2.8 point 4)
+    wait_there(mark)  # they live on (http-api.md 2.8 point 4)
 
 
 def test_exec_I1_timeout_ends_the_tree(fake, mark):

@@ -601,7 +601,7 @@ START_TEST(delete_in_every_phase) {
     must_remove(KIND_SANDBOX, "early");
     eventually(!there(KIND_SANDBOX, "early"));
     usleep(SETTLE_US);
-    ck_assert(!there(KIND_POD, "early-pod") && !there(KIND_PERSISTENT_VOLUME_CLAIM, "early-workspace"));
+    eventually(!there(KIND_POD, "early-pod") && !there(KIND_PERSISTENT_VOLUME_CLAIM, "early-workspace"));
 }
 END_TEST
 

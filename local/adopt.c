@@ -29,11 +29,7 @@ static bool end_strays(struct entry *s, struct error *err) {
         int fd = launch_lock(s->dir, err);
         if (fd >= 0) {
             close(fd);
-            for (size_t i = 0; i < s->record.cgroup_count; i++) {
-                cgroup_remove(s->record.cgroups[i]);
-                free(s->record.cgroups[i]);
-            }
-            s->record.cgroup_count = 0;
+            remove_groups(&s->record); /* its last process may have let go of the lock, but not left them */
             s->record.init = s->record.monitor = (struct process_id){0};
             return record_save(s->dir, &s->record, err);
         }

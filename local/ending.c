@@ -29,7 +29,7 @@ static void await_monitor(struct process_id monitor) {
     if (monitor.pid > 0) waitpid(monitor.pid, NULL, WNOHANG);
 }
 
-static void remove_groups(struct record *r) {
+void remove_groups(struct record *r) {
     for (size_t i = 0; i < r->cgroup_count; i++) {
         bool removed = cgroup_remove(r->cgroups[i]);
         for (int k = 0; k < GROUP_WAITS && !removed; k++) {

@@ -162,3 +162,5 @@ bool stop_snapshot_going(struct engine *e, const struct entry *s);
 bool end_processes(struct engine *e, struct entry *s, bool gently);
 /* Notices the end of process 1; true when there are no processes. */
 bool processes_gone(struct engine *e, struct entry *s);
+/* Removes the control groups of processes that have ended, or end now, and forgets them. */
+void remove_groups(struct record *r);

@@ -136,12 +136,17 @@ static void serve_registry(struct server *s) {
 /* --- the end ---------------------------------------------------------------------------- */
 
 /* Everyone gets TERM once: what a command has started, from the command's supervisor. A second one a moment
- * later would be taken for impatience by programs that clean up at the first. */
+ * later would be taken for impatience by programs that clean up at the first. But the processes of terminals
+ * get it before all others, so that each knows why its shell ends: a tmux server takes everyone's along. */
 static void ask_to_end(const struct server *s) {
     pid_t heads[CHILDREN_MAX];
     size_t count = 0;
-    for (size_t i = 0; i < s->count; i++)
-        if (!registry_is_terminal(&s->registry, s->children[i].pid)) heads[count++] = s->children[i].pid;
+    for (size_t i = 0; i < s->count; i++) {
+        if (registry_is_terminal(&s->registry, s->children[i].pid))
+            kill(s->children[i].pid, SIGTERM); /* again below, which tells it nothing new */
+        else
+            heads[count++] = s->children[i].pid;
+    }
     tree_signal_heads(SIGTERM, getpid() == 1, heads, count);
 }
 

@@ -328,10 +328,18 @@ static void read_client(struct terminal *t, int64_t now) {
 
 /* ---- the terminal ------------------------------------------------------------------------------- */
 
+static void take_signals(struct terminal *t) {
+    struct signalfd_siginfo info;
+    while (read(t->conn->signals, &info, sizeof info) == (ssize_t)sizeof info)
+        if (info.ssi_signo == SIGTERM || info.ssi_signo == SIGINT) say_close(t, 1001, "the sandbox stops");
+    reap(t);
+}
+
 static void end_output(struct terminal *t) {
     if (t->tail.len) say_output(t, buffer_slice(&t->tail));
     buffer_clear(&t->tail);
     t->output_ended = true;
+    take_signals(t); /* a stop of the sandbox ends shells, too: it was signalled before, and is the reason */
     say_close(t, 1000, "the shell has ended");
 }
 
@@ -373,13 +381,6 @@ static void write_input(struct terminal *t) {
         }
         buffer_consume(&t->input, (size_t)n);
     }
-}
-
-static void take_signals(struct terminal *t) {
-    struct signalfd_siginfo info;
-    while (read(t->conn->signals, &info, sizeof info) == (ssize_t)sizeof info)
-        if (info.ssi_signo == SIGTERM || info.ssi_signo == SIGINT) say_close(t, 1001, "the sandbox stops");
-    reap(t);
 }
 
 static void run(struct terminal *t) {

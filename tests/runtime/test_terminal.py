@@ -1,10 +1,14 @@
 """GET /pty: a shell on a terminal over WebSocket, with an independent client: controller.md 18.6, lessons I28, I30, S22, O2."""
 
+import contextlib
 import json
 import os
+import pathlib
 import shutil
+import signal
 import socket
 import struct
+import threading
 import time
 
 import pytest
@@ -263,3 +267,44 @@ def test_the_end_of_the_runtime_ends_terminals(own):
             while True:
                 ws.recv(timeout=20)
     assert not processes_with(f"sleep\0{n}")
+
+
+def test_18_6_a_stop_is_the_reason_also_where_the_shell_ends_first(own):
+    """The terminal's process looks up when both have happened: the close frame says that the runtime ends."""
+    runtime = own("unix", flags=["--grace-seconds=60"])
+    n = mark()
+    with pty(runtime) as ws:
+        send(ws, type="input", data=f"exec sleep {n}\n")
+        (shell,) = wait_for(lambda: processes_with(f"sleep\0{n}"), what="the command")
+        terminal = int(pathlib.Path(f"/proc/{shell}/stat").read_text().rpartition(")")[2].split()[1])
+        os.kill(terminal, signal.SIGSTOP)
+        end = threading.Thread(target=runtime.end)
+        end.start()
+        try:
+            wait_for(lambda: not processes_with(f"sleep\0{n}"), what="the end of the shell")
+        finally:
+            os.kill(terminal, signal.SIGCONT)
+        with pytest.raises(ConnectionClosed) as closed:
+            while True:
+                ws.recv(timeout=30)
+        assert closed.value.rcvd.code == 1001
+        end.join()
+    assert runtime.process.returncode == 0
+
+
+@pytest.mark.skipif(not shutil.which("tmux"), reason="no tmux here")
+def test_18_6_a_stop_is_the_reason_for_all_terminals_of_a_session(own, monkeypatch, tmp_path_factory):
+    """One server has the shells of all of them, and is asked to end, too."""
+    monkeypatch.setenv("TMUX_TMPDIR", str(tmp_path_factory.mktemp("tmux")))
+    runtime = own("unix")
+    with contextlib.ExitStack() as stack:
+        terminals = [stack.enter_context(pty(runtime, "shell=/bin/sh&session=shared")) for _ in range(3)]
+        send(terminals[0], type="input", data="echo a''ll\n")
+        for ws in terminals:
+            until(ws, "all")
+        assert runtime.end() == 0
+        for ws in terminals:
+            with pytest.raises(ConnectionClosed) as closed:
+                while True:
+                    ws.recv(timeout=30)
+            assert closed.value.rcvd.code == 1001

@@ -110,9 +110,11 @@ struct access_events {
  *   504 sandbox_timeout, 404 file_not_found, 400 bad_path, 400 not_a_file,
  *   400 not_a_directory, 403 permission_denied, 409 directory_not_empty, 507 disk_full,
  *   416 range_not_satisfiable, 409 exec_id_reused, 404 exec_not_found, 429 too_many_execs,
- *   502 port_closed (nothing listens), 502 terminal_not_started, 400 bad_archive, 413 archive_too_large */
+ *   502 port_closed (nothing listens), 502 terminal_not_started,
+ *   502 sandbox_stopping (said by the runtime), 400 bad_archive, 413 archive_too_large */
 
 #define ERR_TERMINAL_NOT_STARTED "terminal_not_started"
+#define ERR_SANDBOX_STOPPING     "sandbox_stopping"
 
 /* ---- For transports: what stands behind the functions below ---- */
 

@@ -28,6 +28,7 @@
 #define READ_MAX           16384
 #define READS_PER_TURN     8 /* then other streams of the loop have their turn */
 #define CODE_NORMAL        1000
+#define CODE_GOING_AWAY    1001
 
 enum state { CONNECTING, HANDSHAKE, OPEN, DONE };
 
@@ -196,6 +197,8 @@ static void take_message(struct runtime_terminal *t, struct slice bytes) {
 static void take_close(struct runtime_terminal *t, unsigned code) {
     if (code == CODE_NORMAL)
         succeed(t);
+    else if (code == CODE_GOING_AWAY)
+        fail_with(t, 502, ERR_SANDBOX_STOPPING, "the sandbox stops");
     else
         lost(t, "the sandbox's runtime ended the terminal");
 }

@@ -16,7 +16,6 @@
 #include <string.h>
 
 #define STOP_POLL_MS 25
-#define STOP_FRESH_S 60
 #define CONFLICT_MAX 8
 
 static struct object *current(struct store *store, const struct object *sandbox, struct error *err) {
@@ -59,17 +58,6 @@ static bool is_running(const struct object *sandbox) {
     return strcmp(sandbox_status(sandbox->json), "Running") == 0;
 }
 
-/* Running, but a stop was accepted a moment ago and has not been carried out. */
-static bool is_stopping(const json_t *sandbox) {
-    if (strcmp(sandbox_status(sandbox), "Running") != 0) return false;
-    if (strcmp(sandbox_annotation(sandbox, ANNOTATION_ACTION), "stop") == 0) return true;
-    /* The annotation goes before the sandbox does; the time of the request stays. */
-    time_t at;
-    if (!rfc3339_parse(sandbox_annotation(sandbox, ANNOTATION_STOPPED_AT), &at)) return false;
-    time_t age = time(NULL) - at;
-    return age >= 0 && age < STOP_FRESH_S;
-}
-
 bool lifecycle_stop(struct router *router, const struct object *sandbox, struct error *err) {
     struct store *store = router->backend->store;
     cleanup_object struct object *o = current(store, sandbox, err);
@@ -78,7 +66,7 @@ bool lifecycle_stop(struct router *router, const struct object *sandbox, struct 
         wrong_phase(err, o, "stop", "Running");
         return false;
     }
-    if (is_stopping(o->json)) return true;
+    if (sandbox_is_stopping(o->json)) return true;
     char now[RFC3339_MAX];
     rfc3339_format(time(NULL), now);
     cleanup_json json_t *patch = json_pack("{s:{s:{s:s, s:s}}}", "metadata", "annotations", ANNOTATION_ACTION,
@@ -102,7 +90,7 @@ static bool wait_for_stop(struct store *store, const struct object *sandbox, int
     for (;;) {
         cleanup_object struct object *o = current(store, sandbox, err);
         if (!o) return false;
-        if (!is_stopping(o->json)) return true;
+        if (!sandbox_is_stopping(o->json)) return true;
         if (monotonic_ms() >= deadline_ms) {
             error_set(err, 409, "wrong_phase", "sandbox %s is still stopping; retry", o->name);
             err->retry_after = 1;

@@ -4,6 +4,9 @@
 #include "common/units.h"
 
 #include <string.h>
+#include <time.h>
+
+#define STOP_FRESH_S 60
 
 bool sandbox_is_deleting(const json_t *sandbox) {
     return json_str_at(sandbox, "metadata.deletionTimestamp")[0] != '\0';
@@ -23,6 +26,16 @@ const char *sandbox_template(const json_t *sandbox) {
 const char *sandbox_annotation(const json_t *sandbox, const char *name) {
     const char *text = json_string_value(json_object_get(json_at(sandbox, "metadata.annotations"), name));
     return text ? text : "";
+}
+
+bool sandbox_is_stopping(const json_t *sandbox) {
+    if (strcmp(sandbox_status(sandbox), "Running") != 0) return false;
+    if (strcmp(sandbox_annotation(sandbox, ANNOTATION_ACTION), "stop") == 0) return true;
+    /* The annotation goes before the sandbox does; the time of the request stays. */
+    time_t at;
+    if (!rfc3339_parse(sandbox_annotation(sandbox, ANNOTATION_STOPPED_AT), &at)) return false;
+    time_t age = time(NULL) - at;
+    return age >= 0 && age < STOP_FRESH_S;
 }
 
 static json_t *text_at(const json_t *object, const char *path) {

@@ -35,6 +35,8 @@ bool sandbox_is_deleting(const json_t *sandbox);
 const char *sandbox_template(const json_t *sandbox);
 /* An annotation's text or "". Borrowed. */
 const char *sandbox_annotation(const json_t *sandbox, const char *name);
+/* Running, but a stop was accepted a moment ago and has not been carried out. */
+bool sandbox_is_stopping(const json_t *sandbox);
 
 /* The object of 2.3: a new reference. Pure. */
 json_t *sandbox_json(const json_t *sandbox);

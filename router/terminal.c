@@ -13,6 +13,7 @@
 #include "router/handlers.h"
 #include "router/preview_upgrade.h"
 #include "router/router.h"
+#include "router/sandbox_view.h"
 #include "router/terminals.h"
 #include "router/websocket_conn.h"
 
@@ -30,6 +31,7 @@
 #define TICK_MS      1000         /* how often it is looked whether the sandbox is still there */
 #define REASON_MS    100          /* and after the terminal was lost, until it is known why */
 #define REASON_LOOKS 20
+#define STOP_LOOKS   100 /* where the runtime has said that it stops: it may take its grace of 5 s and more */
 
 struct terminal {
     struct request *r;
@@ -45,7 +47,7 @@ struct terminal {
     char tail[4];        /* of its output: the start of a character */
     size_t tail_len;
     enum terminal_ending ending;
-    int looks; /* for the reason why it was lost; 0: it was not */
+    int looks_left; /* for the reason why it was lost; 0: it was not */
 };
 
 static const struct ending {
@@ -113,7 +115,8 @@ static void fail_to_start(struct terminal *t, const struct error *err) {
 
 /* ---- The sandbox as the store has it ---- */
 
-/* Whether the sandbox has come to an end, and how. */
+/* Whether the sandbox has come to an end, and how. A stop that was accepted is the reason why a terminal has
+ * ended or was lost, also while other processes of the sandbox take their time; one that works goes on. */
 static bool sandbox_over(const struct terminal *t, enum terminal_ending *how) {
     const struct object *was = t->r->sandbox;
     struct store *store = t->r->backend->store;
@@ -122,7 +125,8 @@ static bool sandbox_over(const struct terminal *t, enum terminal_ending *how) {
     if (!now || strcmp(now->uid, was->uid) != 0 || json_at(now->json, "metadata.deletionTimestamp"))
         return true;
     *how = TERMINAL_SANDBOX_STOPPED;
-    return strcmp(json_str_at(now->json, "status.phase"), "Running") != 0;
+    return strcmp(json_str_at(now->json, "status.phase"), "Running") != 0 ||
+           (!t->shell && sandbox_is_stopping(now->json));
 }
 
 /* Viewers look on (W-33). A level may change while the terminal is open. */
@@ -195,7 +199,7 @@ static void on_error(void *ctx, const struct error *err) {
         fail_to_start(t, err);
     } else {
         /* The store learns a moment later that the sandbox has stopped. */
-        t->looks = 1;
+        t->looks_left = strcmp(err->code, ERR_SANDBOX_STOPPING) == 0 ? STOP_LOOKS : REASON_LOOKS;
         uv_timer_start(&t->tick, on_tick, REASON_MS, REASON_MS);
     }
 }
@@ -279,7 +283,7 @@ static void on_tick(uv_timer_t *tick) {
     note_use(t);
     if (sandbox_over(t, &how))
         finish(t, how);
-    else if (t->looks && ++t->looks > REASON_LOOKS)
+    else if (t->looks_left && --t->looks_left == 0)
         finish(t, TERMINAL_SANDBOX_LOST);
 }
 
@@ -301,7 +305,7 @@ static void open_shell(struct terminal *t) {
         json_pack("{s:s, s:s, s:i, s:i}", "session", session, "shell", shell, "cols", COLS, "rows", ROWS);
     t->shell =
         access_open(r->backend->access, r->uv, r->sandbox, ACCESS_TERMINAL, args, &shell_events, t, &err);
-    if (!t->shell) fail_to_start(t, &err);
+    if (!t->shell) on_error(t, &err);
 }
 
 static void on_socket(struct request *r, int fd, struct slice ahead) {

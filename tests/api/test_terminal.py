@@ -444,6 +444,24 @@ def test_2_12_a_sandbox_that_stops(keyed, fresh):
     handle.remove()
 
 
+@pytest.mark.parametrize("why", ["asked for", "idle"])
+def test_2_12_a_sandbox_that_takes_its_time_to_stop(keyed, fresh, why):
+    """A process that does not listen makes it last for seconds: terminals, which end before, are told the reason all the same."""
+    handle = keyed.sandbox(fresh, key="u1")
+    handle.run("nohup sh -c 'trap \"\" TERM; touch /workspace/deaf; exec sleep 1000' >/dev/null 2>&1 & until test -e /workspace/deaf; do sleep 0.05; done")
+    with Terminal(keyed, fresh, "u1") as terminal, Terminal(keyed, fresh, "admin") as other:
+        for one in (terminal, other):
+            one.run("true")
+        if why == "idle":
+            assert handle.request("PATCH", json={"idleTimeout": "1s"}).status_code == 200
+        else:
+            assert handle.post("/stop").status_code == 200
+        wanted = (4004, [{"type": "close", "reason": "sandbox_stopped", "code": 4001}])
+        assert terminal.end() == wanted and other.end() == wanted
+    handle.wait("Stopped")
+    handle.remove()
+
+
 def test_2_12_a_sandbox_that_is_deleted(keyed, fresh):
     handle = keyed.sandbox(fresh, key="u1")
     with Terminal(keyed, fresh, "u1") as terminal:

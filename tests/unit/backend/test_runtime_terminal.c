@@ -366,7 +366,7 @@ static const struct {
 } failures[] = {
     {script_no_shell, 502, "terminal_not_started", true},
     {script_cut, 502, "sandbox_unreachable", true},
-    {script_stops, 502, "sandbox_unreachable", true},
+    {script_stops, 502, "sandbox_stopping", true},
     {script_refuses, 429, "too_many_execs", false},
     {script_refuses_until_close, 502, "sandbox_bad_answer", false},
     {script_wrong_accept, 502, "sandbox_bad_answer", false},

@@ -1,4 +1,5 @@
 /* From a Sandbox to what the API shows, one and many: http-api.md 2.3, 2.4. */
+#include "common/units.h"
 #include "router/sandbox_list.h"
 #include "router/sandbox_view.h"
 #include "tests/unit/router/fixture.h"
@@ -47,6 +48,29 @@ START_TEST(the_answer_of_create) {
     assert_json(answer,
                 "{'sandboxId':'a','name':'a','namespace':'n','status':'Creating','templateRef':'asked',"
                 "'template':'asked','createdAt':'2026-07-21T04:16:07Z'}");
+}
+END_TEST
+
+/* ---- a stop under way ---- */
+
+static bool stopping(const char *phase, const char *action, int64_t asked_s_ago) {
+    char at[RFC3339_MAX];
+    rfc3339_format(time(NULL) - (time_t)asked_s_ago, at);
+    cleanup_json json_t *object =
+        json_pack("{s:{s:{s:s, s:s}}, s:{s:s}}", "metadata", "annotations", ANNOTATION_ACTION, action,
+                  ANNOTATION_STOPPED_AT, at, "status", "phase", phase);
+    return sandbox_is_stopping(object);
+}
+
+START_TEST(a_stop_under_way) {
+    ck_assert(stopping("Running", "stop", 3600));
+    ck_assert(stopping("Running", "", 2)); /* it is being carried out */
+    ck_assert(!stopping("Running", "resume", 3600));
+    ck_assert(!stopping("Running", "", 3600));
+    ck_assert(!stopping("Stopped", "stop", 2));
+    ck_assert(!stopping("Creating", "", 2));
+    cleanup_json json_t *bare = json_of("{'metadata':{},'status':{'phase':'Running'}}");
+    ck_assert(!sandbox_is_stopping(bare));
 }
 END_TEST
 
@@ -182,5 +206,5 @@ START_TEST(cursors_and_limits_that_are_not_ours) {
 }
 END_TEST
 
-RUN_TESTS("sandbox_view", a_running_sandbox, a_bare_sandbox, the_answer_of_create, filters, pages,
-          cursors_and_limits_that_are_not_ours)
+RUN_TESTS("sandbox_view", a_running_sandbox, a_bare_sandbox, the_answer_of_create, a_stop_under_way, filters,
+          pages, cursors_and_limits_that_are_not_ours)

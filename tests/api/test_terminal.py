@@ -3,6 +3,7 @@
 import base64
 import concurrent.futures
 import contextlib
+import itertools
 import json
 import os
 import pathlib
@@ -557,11 +558,16 @@ def test_W33_viewers_look_on(keyed, small):
         small.run("test ! -e /workspace/by-guest")
         assert small.post("/share", json={"identity": "u2", "level": "collaborator"}).status_code == 200
 
+        numbers = itertools.count(1)
+
         def typed():
-            guest.type("touch /workspace/by-guest; stty size >/workspace/size\r")
-            return small.exec("test -s /workspace/size -a -e /workspace/by-guest")["exitCode"] == 0
-        wait_for(typed, 60, 0.5, "keys of a collaborator")
-        assert small.run("cat /workspace/size") == "40 120\n"
+            """The number of the last command, once one of them has run."""
+            number = next(numbers)
+            guest.type(f"touch /workspace/by-guest; echo $(stty size) {number} >/workspace/seen.new; mv /workspace/seen.new /workspace/seen\r")
+            return number if small.exec("test -e /workspace/seen")["exitCode"] == 0 else 0
+        last = wait_for(typed, 60, 0.5, "keys of a collaborator")
+        # None of them is left to run later.
+        wait_for(lambda: small.run("cat /workspace/seen") == f"40 120 {last}\n", what="the last command of a collaborator, and the size it saw")
         assert small.post("/share", json={"identity": "u2", "level": "viewer"}).status_code == 200
         time.sleep(2.5)
         small.run("rm /workspace/by-guest")

@@ -121,6 +121,14 @@ def bearer(token):
     return f"Authorization: Bearer {token}\r\n"
 
 
+@pytest.fixture
+def attended(keyed, box):
+    """`box` with a terminal that stays: clients that go at once find its session there, and do not end it while it begins."""
+    with Terminal(keyed, box.name, "u1") as terminal:
+        terminal.run("true")
+        yield box
+
+
 # ---- before the upgrade ----
 
 def test_2_12_vector_47_credentials_come_first(keyed, box):
@@ -137,8 +145,8 @@ def test_2_12_vector_47_credentials_come_first(keyed, box):
         refused(keyed, 401, f"/ws/terminal/{box.name}", headers)
 
 
-def test_3_6_which_credential_counts(keyed, box):
-    path, sign = f"/ws/terminal/{box.name}", keyed.issuer.token
+def test_3_6_which_credential_counts(keyed, attended):
+    path, sign = f"/ws/terminal/{attended.name}", keyed.issuer.token
     for good in (key_of(keyed, "u1"), bearer(sign("u1")), bearer(keyed.keys["u1"])):
         assert ask(keyed, path, good)[0] == 101, good
     assert ask(keyed, path + "?token=" + sign("u1"))[0] == 101
@@ -189,13 +197,13 @@ def test_2_12_a_request_that_is_no_upgrade(keyed, box):
         assert head["Allow"] == "GET"
 
 
-def test_2_12_vector_49_the_upgrade(keyed, box):
+def test_2_12_vector_49_the_upgrade(keyed, attended):
     for origin in ("", "Origin: https://elsewhere.example\r\n", "Origin: null\r\n"):
         extra = "Sec-WebSocket-Protocol: chat\r\nSec-WebSocket-Extensions: permessage-deflate\r\n" + origin
-        status, head, _ = ask(keyed, f"/ws/terminal/{box.name}", key_of(keyed, "u1") + extra)
+        status, head, _ = ask(keyed, f"/ws/terminal/{attended.name}", key_of(keyed, "u1") + extra)
         assert (status, head["Upgrade"], head["Connection"], head["Sec-WebSocket-Accept"]) == (101, "websocket", "Upgrade", ACCEPT)
         assert not head["Sec-WebSocket-Protocol"] and not head["Sec-WebSocket-Extensions"]
-    with Terminal(keyed, box.name, "u1") as terminal:
+    with Terminal(keyed, attended.name, "u1") as terminal:
         assert "hi-42" in terminal.run("echo hi-$((40+2))")
 
 

@@ -746,7 +746,8 @@ def watched(dev):
     """Two terminals that nobody uses while the other tests run: the client of one answers pings, that of the other does not."""
     handle = dev.sandbox("terminal-watched")
     began, seen = time.monotonic(), []
-    answers, silent = Terminal(dev, handle.name), Raw(dev, timeout=600)
+    # Nobody reads for minutes; a client whose queue is full takes no pings either.
+    answers, silent = Terminal(dev, handle.name, max_queue=None), Raw(dev, timeout=600)
     silent.send(f"GET /ws/terminal/{handle.name} HTTP/1.1\r\nHost: localhost\r\n{UPGRADE}\r\n")
     assert silent.response()[0] == 101
 

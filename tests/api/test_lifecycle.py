@@ -345,8 +345,8 @@ def test_4_3_idle_timeout_stops(keyed, fresh):
 
 
 def test_W19_use_keeps_it_from_being_idle(keyed, fresh):
-    handle = keyed.sandbox(fresh, key="u1", idleTimeout="4s")
-    end = time.monotonic() + 9
+    handle = keyed.sandbox(fresh, key="u1", idleTimeout="12s")
+    end = time.monotonic() + 15
     while time.monotonic() < end:
         assert handle.exec("true")["exitCode"] == 0
         time.sleep(0.5)
@@ -355,8 +355,8 @@ def test_W19_use_keeps_it_from_being_idle(keyed, fresh):
 
 
 def test_W19_a_long_command_counts_as_use(keyed, fresh):
-    handle = keyed.sandbox(fresh, key="u1", idleTimeout="5s")
-    assert handle.exec("sleep 11; echo done")["stdout"] == "done\n"
+    handle = keyed.sandbox(fresh, key="u1", idleTimeout="12s")
+    assert handle.exec("sleep 16; echo done")["stdout"] == "done\n"
     handle.remove()
 
 

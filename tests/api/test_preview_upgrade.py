@@ -174,12 +174,12 @@ def test_I19_request_limits_do_not_apply(ws, box):
 
 
 def test_W19_traffic_is_use_of_the_sandbox(keyed):
-    box = keyed.sandbox("ws-idle", key="u1", overrides={"idleTimeout": "4s"})
+    box = keyed.sandbox("ws-idle", key="u1", overrides={"idleTimeout": "12s"})
     path = raw_app(box, 8400, "c.sendall(GRANT)\n        while True:\n            c.sendall(b'tick'); time.sleep(0.2)")
     with Raw(keyed, timeout=20) as raw:
         raw.send(handshake(box, path + "/", "Connection: Upgrade", "Upgrade: echo", websocket=False))
         assert raw.response()[0] == 101
-        end = time.monotonic() + 9
+        end = time.monotonic() + 15
         while time.monotonic() < end:
             assert raw.socket.recv(65536)
         assert box.status() == "Running"

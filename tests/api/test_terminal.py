@@ -653,10 +653,10 @@ def test_W71_limits_of_users_and_sandboxes(limited):
 
 
 def test_W19_keys_keep_a_sandbox_running(keyed, fresh):
-    handle = keyed.sandbox(fresh, key="u1", idleTimeout="8s")
+    handle = keyed.sandbox(fresh, key="u1", idleTimeout="16s")
     with Terminal(keyed, fresh, "u1") as terminal:
         began = time.monotonic()
-        while time.monotonic() - began < 14:
+        while time.monotonic() - began < 20:
             terminal.type("true\r")
             time.sleep(0.5)
         assert handle.status() == "Running"

@@ -158,6 +158,8 @@ def test_2_9_large_archive_is_streamed(box, tmp_path):
 
 def test_W14_a_directory_that_fails_half_way_cuts_the_connection(box):
     """A file that shrinks while it is read: the archive must not look complete."""
+    # What comes before it is more than is held back: the answer has begun.
+    box.run("mkdir -p /workspace/shrink && head -c 300000 /dev/urandom > /workspace/shrink/a")
     box.write("/tmp/shrink.py", b"""
 import os, threading, time
 os.makedirs('/workspace/shrink', exist_ok=True)

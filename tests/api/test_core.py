@@ -523,7 +523,7 @@ def test_1_13_W61_sigterm_drains(fresh):
 
     def long_exec():
         with router.client("admin") as client:
-            results["exec"] = client.post(box.base + "/exec", json={"command": "touch /workspace/began; sleep 8; echo done"})
+            results["exec"] = client.post(box.base + "/exec", json={"command": "touch /workspace/began; until test -e /workspace/go; do sleep 0.05; done; echo done"})
 
     thread = threading.Thread(target=long_exec)
     thread.start()
@@ -542,6 +542,8 @@ def test_1_13_W61_sigterm_drains(fresh):
             return True
     wait_for(turned_away, what="the end of new requests")
     assert "exec" not in results, "while a command runs"
+    (workspace,) = router.state_dir.glob("sandboxes/*/workspace")
+    (workspace / "go").touch()
     thread.join(60)
     assert results["exec"].status_code == 200
     assert results["exec"].json()["stdout"] == "done\n"

@@ -319,9 +319,11 @@ def test_I31_same_key_with_another_body_is_409(box):
 
 
 def test_4_3_activity_is_recorded(keyed, fresh):
-    handle = keyed.sandbox(fresh, key="u1", idleTimeout="8s")
+    handle = keyed.sandbox(fresh, key="u1", idleTimeout="20s")
     before = handle.get().json()["lastActivityAt"]
-    time.sleep(3)
-    handle.exec("true")
-    wait_for(lambda: handle.get().json()["lastActivityAt"] > before, what="newer lastActivityAt")
+
+    def newer():
+        handle.run("true")
+        return handle.get().json()["lastActivityAt"] > before
+    wait_for(newer, interval=0.5, what="newer lastActivityAt")
     handle.remove()

@@ -135,8 +135,7 @@ struct store_ops {
     /* When it returns, no callback of the handle runs or will run. Before the store is closed. */
     void (*unwatch)(struct store *, void *handle);
 
-    /* When it returns, watchers have been called for all that reads had found by then. Not from a callback.
-     */
+    /* When it returns, watchers have heard of all that reads had found by then. Not from a callback. */
     void (*settle)(struct store *);
 
     /* Whether reads can be trusted (caches have synced); else 503 with the reason. */

@@ -126,6 +126,12 @@ const char *pod_container_id(const struct object *pod) {
     return json_is_object(json_at(main, "state.running")) ? json_str_at(main, "containerID") : "";
 }
 
+bool pod_has_runtime(const struct object *pod, const char *container) {
+    const json_t *annotations = json_at(pod->json, "metadata.annotations");
+    const char *ready = json_string_value(json_object_get(annotations, ANNOTATION_RUNTIME_READY));
+    return ready && strcmp(ready, container) == 0;
+}
+
 int64_t pod_created_at(const struct object *pod) {
     time_t at;
     return rfc3339_parse(json_str_at(pod->json, "metadata.creationTimestamp"), &at) ? at : 0;

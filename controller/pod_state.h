@@ -28,5 +28,7 @@ void pod_obstacle(const struct object *pod, bool *hopeless, char out[POD_TEXT_MA
 
 /* The id of the running container `sandbox`, as in its status; "" when it does not run. */
 const char *pod_container_id(const struct object *pod);
+/* Whether the pod is marked as having agenttier-runtime in that container. */
+bool pod_has_runtime(const struct object *pod, const char *container);
 /* Unix time at which it was made, 0 when it does not say. */
 int64_t pod_created_at(const struct object *pod);

@@ -54,9 +54,8 @@ bool awaits_runtime(const struct controller *c, const struct object *pod) {
     if (!c->bringer.bring) return false;
     const json_t *annotations = json_at(pod->json, "metadata.annotations");
     const char *delivery = json_string_value(json_object_get(annotations, ANNOTATION_DELIVERY));
-    const char *ready = json_string_value(json_object_get(annotations, ANNOTATION_RUNTIME_READY));
     const char *id = pod_container_id(pod);
-    return delivery && strcmp(delivery, "exec") == 0 && *id && (!ready || strcmp(ready, id) != 0);
+    return delivery && strcmp(delivery, "exec") == 0 && *id && !pod_has_runtime(pod, id);
 }
 
 void bring_runtime(struct pass *p, struct object *pod) {

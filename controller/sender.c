@@ -264,10 +264,7 @@ static const struct pod_exec_events events = {.on_open = on_open,
 static bool is_marked(const struct job *j) {
     struct store *store = j->sender->store;
     cleanup_object struct object *pod = store->ops->get(store, KIND_POD, j->namespace, j->pod);
-    if (!pod || strcmp(pod->uid, j->pod_uid) != 0) return false;
-    const json_t *annotations = json_at(pod->json, "metadata.annotations");
-    const char *ready = json_string_value(json_object_get(annotations, ANNOTATION_RUNTIME_READY));
-    return ready && strcmp(ready, j->container) == 0;
+    return pod && strcmp(pod->uid, j->pod_uid) == 0 && pod_has_runtime(pod, j->container);
 }
 
 /* The token is read by name each time: it may have been made anew. */

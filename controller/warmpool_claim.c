@@ -197,8 +197,11 @@ static enum step hand_claim_over(struct pass *p, const struct object *pod, char 
         store->ops->get(store, KIND_PERSISTENT_VOLUME_CLAIM, pod->namespace, name);
     if (!o && store->ops->look) { /* the watch of claims may be behind that of pods */
         cleanup_error struct error unknown = {0};
-        if (!store->ops->look(store, KIND_PERSISTENT_VOLUME_CLAIM, pod->namespace, name, &unknown))
+        if (!store->ops->look(store, KIND_PERSISTENT_VOLUME_CLAIM, pod->namespace, name, &unknown)) {
+            log_warn("the claim of a pod of the warm pool cannot be read", "sandbox", p->who.name, "claim",
+                     name, "why", unknown.message, NULL);
             return STEP_RETRY;
+        }
         o = store->ops->get(store, KIND_PERSISTENT_VOLUME_CLAIM, pod->namespace, name);
     }
     if (!o || !(is_controlled_by(o, pod->uid) || is_owned_by(o, p->sandbox)))

@@ -402,10 +402,9 @@ void k8s_store_metrics(struct store *store, struct buffer *out) {
     buffer_append_str(out, "# HELP agenttier_kubernetes_cached_objects Objects in memory.\n"
                            "# TYPE agenttier_kubernetes_cached_objects gauge\n");
     for (int kind = 0; kind < KIND_COUNT; kind++) {
-        size_t count = cache_count(&s->cache, (enum kind)kind);
-        if (count > 0 || is_followed(s, (enum kind)kind))
+        if (is_followed(s, (enum kind)kind))
             buffer_printf(out, "agenttier_kubernetes_cached_objects{kind=\"%s\"} %zu\n",
-                          resource_kinds[kind].kind, count);
+                          resource_kinds[kind].kind, cache_count(&s->cache, (enum kind)kind));
     }
 }
 

@@ -31,19 +31,16 @@ static void wrong_phase(struct error *err, const struct object *o, const char *v
               sandbox_status(o->json), needs);
 }
 
-/* Reads the sandbox once more before it is refused for its phase: another Router may know a newer one. `*o`
- * becomes the newer object, or NULL with an error. */
-static bool renew(struct router *router, struct object **o, struct error *err) {
+/* Before a sandbox is refused for its phase: another Router may know a newer one, which current() finds then.
+ * Whoever asks may see the sandbox: the looks at each one are bounded together. False: 503, nobody knows. */
+static bool look_again(struct router *router, const struct object *sandbox, struct error *err) {
     struct second_look look = {0};
-    struct store *store = router->backend->store;
-    /* Whoever asks may see the sandbox: the looks at each one are bounded together. */
-    if (second_look_need(router, (*o)->uid, KIND_SANDBOX, (*o)->namespace, (*o)->name, true, &look) !=
-        LOOK_WANTED)
+    if (second_look_need(router, sandbox->uid, KIND_SANDBOX, sandbox->namespace, sandbox->name, true,
+                         &look) != LOOK_WANTED)
         return true;
-    cleanup_object struct object *was = steal_ptr(*o);
     bool learnt = second_look_run(&look, err);
     second_look_free(&look);
-    return learnt && (*o = current(store, was, err));
+    return learnt;
 }
 
 static void answer(struct request *r, const char *status, const char *event) {
@@ -61,7 +58,11 @@ static bool is_running(const struct object *sandbox) {
 bool lifecycle_stop(struct router *router, const struct object *sandbox, struct error *err) {
     struct store *store = router->backend->store;
     cleanup_object struct object *o = current(store, sandbox, err);
-    if (!o || (!is_running(o) && !renew(router, &o, err))) return false;
+    if (o && !is_running(o)) {
+        object_unref(steal_ptr(o));
+        if (look_again(router, sandbox, err)) o = current(store, sandbox, err);
+    }
+    if (!o) return false;
     if (!is_running(o)) {
         wrong_phase(err, o, "stop", "Running");
         return false;
@@ -148,8 +149,7 @@ bool lifecycle_resume(struct router *router, const struct object *sandbox, int64
     if (!done && strcmp(err->code, "wrong_phase") == 0) {
         /* A stop that another Router accepted may not be known here. */
         error_clear(err);
-        cleanup_object struct object *o = current(router->backend->store, sandbox, err);
-        if (!o || !renew(router, &o, err) ||
+        if (!look_again(router, sandbox, err) ||
             !wait_for_stop(router->backend->store, sandbox, deadline_ms, err))
             return false;
         done = try_resume(router, sandbox, err);
